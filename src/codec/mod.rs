@@ -1,0 +1,1 @@
+//! Requests and results as bytes: JSON, CBOR, images and raw tensors. Pure.

@@ -1,0 +1,4 @@
+//! The one TOML file: as typed by the user, checked, with every default resolved.
+
+pub mod problems;
+pub mod value;

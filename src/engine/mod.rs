@@ -1,0 +1,5 @@
+//! The inference engine: `Model::load` checks everything, `Session::run` is lean.
+
+mod port;
+
+pub use port::Port;

@@ -1,0 +1,1 @@
+//! Keeps the board within its temperature and power budget.

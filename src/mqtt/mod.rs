@@ -1,0 +1,1 @@
+//! The broker side: one thread polls the connection and never blocks.

@@ -1,0 +1,1 @@
+//! Local sensors and recordings: each source is one thread and one file.

@@ -1,0 +1,1 @@
+//! Pre-processing and post-processing steps around the engine.
