@@ -1,5 +1,6 @@
 //! The bounded queue between intake and inference: requests before sensor samples, one source's samples in order.
 
+use crate::config::problems::Checker;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashSet, VecDeque};
 use std::hash::Hash;
@@ -42,6 +43,14 @@ impl Default for QueueConfig {
         QueueConfig {
             requests: LaneConfig { capacity: 64, when_full: WhenFull::RejectNew },
             samples: LaneConfig { capacity: 16, when_full: WhenFull::DropOldest },
+        }
+    }
+}
+
+impl QueueConfig {
+    pub fn check(&self, at: &mut Checker) {
+        for (key, lane) in [("requests.capacity", self.requests), ("samples.capacity", self.samples)] {
+            at.expect((1..=100_000).contains(&lane.capacity), key, || format!("expected 1 to 100000, found {}", lane.capacity));
         }
     }
 }
