@@ -1,0 +1,114 @@
+//! Result and error messages: the daemon's public interface. Members keep their names, meaning and order; new ones may come.
+
+use super::content::Format;
+use super::input::Id;
+use crate::rejection::{Code, Rejection};
+use crate::stage::post::Answer;
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+use std::time::Duration;
+
+/// The message on a result topic after an inference.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ResultMessage<'a> {
+    /// That of the request, as it was sent; absent where the request had none, and for sensor samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<&'a Id>,
+    /// When the result was made: RFC 3339, UTC, milliseconds.
+    #[serde(serialize_with = "rfc3339_ms")]
+    pub time: Timestamp,
+    /// Name of the model.
+    pub model: &'a str,
+    /// Which file the model is: `sha256:` and 64 hexadecimal digits.
+    pub digest: &'a str,
+    /// Name of the sensor that gave the sample; absent for requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<&'a str>,
+    /// What the post-processing steps made of the model's outputs.
+    pub result: &'a Answer,
+    /// Where the time went, in microseconds.
+    pub timing_us: Timing,
+    /// The pace at the time of the inference.
+    pub throttle: Throttle<'a>,
+    /// Energy of this inference in joules; absent where the board's power cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joules: Option<f32>,
+}
+
+/// The message in place of a result.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ErrorMessage<'a> {
+    /// As in [`ResultMessage`]; also absent where the request could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<&'a Id>,
+    /// As in [`ResultMessage`].
+    #[serde(serialize_with = "rfc3339_ms")]
+    pub time: Timestamp,
+    /// Name of the model that was asked for.
+    pub model: &'a str,
+    /// As in [`ResultMessage`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<&'a str>,
+    #[serde(serialize_with = "rejection")]
+    pub error: &'a Rejection,
+}
+
+/// Stage timings; sent as whole microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Timing {
+    /// From receipt to the start of decoding, the wait for the pace included.
+    #[serde(serialize_with = "microseconds")]
+    pub queue: Duration,
+    /// Decoding and pre-processing.
+    #[serde(serialize_with = "microseconds")]
+    pub pre: Duration,
+    /// The engine alone.
+    #[serde(serialize_with = "microseconds")]
+    pub infer: Duration,
+    /// Post-processing, without encoding and sending.
+    #[serde(serialize_with = "microseconds")]
+    pub post: Duration,
+}
+
+/// How far the governor held the daemon back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Throttle<'a> {
+    /// 0 where nothing is held back.
+    pub level: u32,
+    /// What the level is due to, for example `temperature`; absent at level 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// True where this inference had to wait for the pace.
+    pub waited: bool,
+}
+
+/// The bytes of a [`ResultMessage`] or [`ErrorMessage`].
+pub fn encode<T: Serialize>(message: &T, format: Format) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(512);
+    // Writing to memory cannot fail, and the messages' own serializers never do.
+    let written = match format {
+        Format::Json => serde_json::to_writer(&mut bytes, message).map_err(|e| e.to_string()),
+        Format::Cbor => ciborium::into_writer(message, &mut bytes).map_err(|e| e.to_string()),
+    };
+    if let Err(error) = written {
+        log::error!("a message could not be encoded: {error}");
+    }
+    bytes
+}
+
+fn rfc3339_ms<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{time:.3}"))
+}
+
+fn microseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+}
+
+fn rejection<S: Serializer>(rejection: &&Rejection, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Error<'a> {
+        code: Code,
+        message: &'a str,
+    }
+    Error { code: rejection.code, message: &rejection.message }.serialize(serializer)
+}
