@@ -5,6 +5,7 @@ pub mod codec;
 pub mod config;
 pub mod engine;
 pub mod governor;
+pub mod kernels;
 pub mod mqtt;
 pub mod rejection;
 pub mod request;
