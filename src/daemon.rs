@@ -4,12 +4,14 @@ use crate::config::{Config, ConfigError};
 use crate::governor::Governor;
 use crate::intake::{Door, SourceDoor};
 use crate::metrics::Count;
-use crate::mqtt::{self, Topics};
+use crate::mqtt::{self, Message, Topics};
 use crate::notify::Notifier;
 use crate::progress::Progress;
 use crate::queue::Queue;
 use crate::registry::{Registry, Unusable};
+use crate::rejection::{Code, Rejection};
 use crate::reports::{self, Info, Stats};
+use crate::request::Ticket;
 use crate::shared::{Outlet, Setup, Shared};
 use crate::source;
 use crate::worker::Worker;
@@ -135,15 +137,13 @@ impl Daemon {
             return Err(Refused::NeedsRestart(fixed));
         }
         let setup = setup(&config)?;
+        self.mqtt.reconfigure(config.mqtt.clone()).map_err(Refused::System)?;
         // From here on nothing can be refused.
         self.stop_sources();
         self.mqtt.set_info(info_payload(&config, &setup, &self.shared.topics));
         self.shared.replace_setup(setup);
         self.shared.queue.reconfigure(config.queue);
         self.governor.reconfigure(config.governor.clone());
-        if config.mqtt != self.config.mqtt {
-            self.mqtt.reconfigure(config.mqtt.clone());
-        }
         self.config = config;
         match start_sources(&self.config, &self.root, &self.shared) {
             Ok(sources) => self.sources = sources,
@@ -158,9 +158,17 @@ impl Daemon {
         self.shared.set_joules(stats.governor.joules_per_inference);
         self.notifier.status(&reports::status_line(&stats));
         self.notifier.alive(&self.shared.progress);
-        if Instant::now() >= self.next_stats {
+        let report = (Instant::now() >= self.next_stats).then(|| to_json(&stats));
+        if let Some(report) = report {
             self.next_stats = Instant::now() + self.config.stats.period.0;
-            self.mqtt.set_stats(to_json(&stats));
+            self.publish_stats(report);
+        }
+    }
+
+    fn publish_stats(&self, report: Vec<u8>) {
+        let message = Message::latest(self.shared.topics.stats(), report, false).with_content_type("application/json");
+        if let Err(e) = self.mqtt.publish(message) {
+            warn!("stats: {e}");
         }
     }
 
@@ -184,6 +192,7 @@ impl Daemon {
         self.notifier.stopping();
         let until = Instant::now() + self.config.inference.drain.0;
         info!("stopping: up to {} for what is in the queue", self.config.inference.drain);
+        self.mqtt.drain();
         self.shared.close();
         self.stop_sources();
         while self.workers.iter().any(|w| !w.is_finished()) && Instant::now() < until {
@@ -196,7 +205,10 @@ impl Daemon {
         }
         // What the workers sent must reach the broker even when they took all the time.
         let left = until.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
-        self.mqtt.stop(left);
+        let left = self.mqtt.stop(left);
+        if left.outbox_messages > 0 {
+            warn!("{} messages did not reach the broker", left.outbox_messages);
+        }
         self.governor.stop();
         info!("stopped");
     }
@@ -208,6 +220,28 @@ impl Daemon {
             if !source.join(SOURCE_PATIENCE) {
                 warn!("source {name}: its driver hangs; its thread is left behind");
             }
+        }
+    }
+}
+
+impl Outlet for mqtt::Handle {
+    fn answer(&self, ticket: Ticket, message: Message) {
+        let too_large = |e: mqtt::TooLarge| {
+            let rejection = Rejection::new(Code::ResultTooLarge, e.to_string());
+            let text = serde_json::json!({ "error": { "code": rejection.code, "message": rejection.message } });
+            Message { payload: text.to_string().into(), content_type: Some("application/json".into()), ..message.clone() }
+        };
+        if let Err(e) = mqtt::Handle::answer(self, ticket, message.clone())
+            && let Err(e) = mqtt::Handle::answer(self, ticket, too_large(e))
+        {
+            error!("an answer on {} is lost: {e}", message.topic);
+        }
+    }
+
+    fn publish(&self, message: Message) {
+        let topic = message.topic.clone();
+        if let Err(e) = mqtt::Handle::publish(self, message) {
+            warn!("a result on {topic} is lost: {e}");
         }
     }
 }

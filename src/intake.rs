@@ -2,7 +2,7 @@
 
 use crate::asker::refuse;
 use crate::metrics::Count;
-use crate::mqtt::{Intake, Message};
+use crate::mqtt::{Intake, Message, Reply};
 use crate::rejection::{Code, Rejection};
 use crate::request::Request;
 use crate::shared::{Outlet, Shared};
@@ -57,14 +57,15 @@ impl Door {
 }
 
 impl Intake for Door {
-    fn request(&mut self, request: Request) -> Result<(), Message> {
+    fn request(&mut self, request: Request) -> Option<Reply> {
         self.shared.metrics.add(Count::Requests);
-        self.admit(request).map_err(|(request, rejection)| self.refuse(&request, &rejection))
+        self.admit(request).err().map(|(request, rejection)| self.refuse(&request, &rejection))
     }
 
-    fn refuse(&mut self, request: &Request, rejection: &Rejection) -> Message {
+    fn refuse(&mut self, request: &Request, rejection: &Rejection) -> Reply {
         self.shared.metrics.add(Count::Errors);
-        refuse(request, rejection)
+        let Message { payload, content_type, .. } = refuse(request, rejection);
+        Reply { payload: payload.into(), content_type }
     }
 }
 

@@ -87,11 +87,11 @@ pub fn now() -> String {
     format!("{:.3}", Timestamp::now())
 }
 
-/// Resident memory of this process, from `/proc/self/statm`.
+/// Resident memory of this process, from `VmRSS` in `/proc/self/status`.
 pub fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib: u64 = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
 }
 
 /// One line for `systemctl status`.

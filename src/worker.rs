@@ -195,7 +195,7 @@ impl Worker {
             timing_us: journey.timing,
             throttle: ThrottleReport {
                 level: u32::try_from(*level).unwrap_or(u32::MAX),
-                reason: (*reason != Reason::None).then(|| reason.name()),
+                reason: (*reason != Reason::None).then_some(*reason),
                 waited: journey.waited,
             },
             joules: self.shared.joules(),

@@ -11,6 +11,8 @@ mod output;
 mod record;
 mod run;
 
+use crate::config::value::Size;
+use crate::engine::Limits;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -54,6 +56,23 @@ const EXIT_CODES: &str = "Exit codes:
   4  a model does not load
   5  an input cannot be read or does not fit the model
   6  doctor found something to change";
+
+/// What a model may cost, for commands that take a model's file.
+#[derive(clap::Args, Debug)]
+struct LimitArgs {
+    /// Refuse a larger file.
+    #[arg(long, value_name = "SIZE", default_value_t = Limits::default().max_file)]
+    max_file: Size,
+    /// Refuse a model whose weights and activations need more.
+    #[arg(long, value_name = "SIZE", default_value_t = Size::mib(1024))]
+    max_memory: Size,
+}
+
+impl LimitArgs {
+    fn limits(&self) -> Limits {
+        Limits { max_file: self.max_file, max_memory: self.max_memory }
+    }
+}
 
 /// Why a command failed: one variant for each exit code.
 #[derive(Debug)]
