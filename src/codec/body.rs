@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
 /// Arrays nested deeper than this are refused: no model input has more dimensions.
@@ -35,11 +35,8 @@ pub struct Members {
     pub shape: Option<Vec<usize>>,
 }
 
-/// Only the `id`; everything else is skipped.
-#[derive(Deserialize)]
-pub struct OnlyId {
-    pub id: Option<Id>,
-}
+/// Only the `id` of a request that is a map; everything else is skipped.
+pub struct OnlyId(pub Option<Id>);
 
 pub enum Data {
     Numbers(Numbers),
@@ -336,6 +333,33 @@ impl<'de> Deserialize<'de> for Named {
     }
 }
 
+struct OnlyIdVisitor;
+
+impl<'de> Visitor<'de> for OnlyIdVisitor {
+    type Value = OnlyId;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OnlyId, A::Error> {
+        let mut id = None;
+        while let Some(key) = map.next_key::<String>()? {
+            if key == "id" {
+                id = map.next_value::<Option<Id>>()?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(OnlyId(id))
+    }
+}
+
+impl<'de> Deserialize<'de> for OnlyId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<OnlyId, D::Error> {
+        deserializer.deserialize_map(OnlyIdVisitor)
+    }
+}
+
 struct Base64Visitor;
 
 impl Visitor<'_> for Base64Visitor {
@@ -351,6 +375,7 @@ impl Visitor<'_> for Base64Visitor {
 
 impl<'de> Deserialize<'de> for Base64 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Base64, D::Error> {
-        deserializer.deserialize_str(Base64Visitor)
+        // Not `deserialize_str`: for CBOR that is bounded by a small buffer.
+        deserializer.deserialize_string(Base64Visitor)
     }
 }

@@ -20,7 +20,7 @@ pub fn parse(payload: &[u8]) -> Result<Node, Rejection> {
 }
 
 pub fn peek_id(payload: &[u8]) -> Option<Id> {
-    read::<OnlyId>(&mut &payload[..]).ok()?.id
+    read::<OnlyId>(&mut &payload[..]).ok()?.0
 }
 
 fn read<T: DeserializeOwned>(rest: &mut &[u8]) -> Result<T, Error<std::io::Error>> {

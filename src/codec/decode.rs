@@ -216,3 +216,6 @@ fn integers(values: &[i64], shape: Vec<usize>, declared: &TensorSpec) -> Result<
 fn malformed(message: impl Into<String>) -> Rejection {
     Rejection::new(Code::Malformed, message)
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,3 +116,60 @@ fn rejection<S: Serializer>(rejection: &&Rejection, serializer: S) -> Result<S::
     }
     Error { code: rejection.code, message: &rejection.message }.serialize(serializer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::post::Scored;
+    use serde_json::Value;
+
+    fn result(check: impl FnOnce(ResultMessage)) {
+        let top = vec![Scored { label: Some("healthy".into()), index: 0, score: 0.3 }];
+        let answer = Answer { label: Some("healthy".into()), score: Some(0.3), top, ..Answer::default() };
+        let id = Id::Text("a7".into());
+        check(ResultMessage {
+            id: Some(&id),
+            time: "2026-01-02T03:04:05.6789Z".parse().unwrap(),
+            model: "machine",
+            digest: "sha256:00",
+            source: None,
+            result: &answer,
+            timing_us: Timing { queue: Duration::from_micros(1500), infer: Duration::from_nanos(999), ..Timing::default() },
+            throttle: Throttle { level: 2, reason: Some("temperature"), waited: true },
+            joules: None,
+        });
+    }
+
+    #[test]
+    fn a_result_has_its_members_in_their_order() {
+        let expected = concat!(
+            r#"{"id":"a7","time":"2026-01-02T03:04:05.678Z","model":"machine","digest":"sha256:00","#,
+            r#""result":{"label":"healthy","score":0.3,"top":[{"label":"healthy","index":0,"score":0.3}]},"#,
+            r#""timing_us":{"queue":1500,"pre":0,"infer":0,"post":0},"throttle":{"level":2,"reason":"temperature","waited":true}}"#
+        );
+        result(|message| assert_eq!(String::from_utf8(encode(&message, Format::Json)).unwrap(), expected));
+    }
+
+    #[test]
+    fn cbor_says_the_same() {
+        result(|message| {
+            let json: Value = serde_json::from_slice(&encode(&message, Format::Json)).unwrap();
+            let cbor: Value = ciborium::from_reader(&encode(&message, Format::Cbor)[..]).unwrap();
+            assert_eq!(cbor["id"], json["id"]);
+            assert_eq!(cbor["throttle"], json["throttle"]);
+            assert!((cbor["result"]["score"].as_f64().unwrap() - 0.3).abs() < 1e-6);
+        });
+    }
+
+    #[test]
+    fn an_error_has_code_and_message() {
+        let rejection = Rejection::new(Code::WrongLength, "expected 24 bytes, found 23");
+        let time = "2026-01-02T03:04:05Z".parse().unwrap();
+        let message = ErrorMessage { id: Some(&Id::Int(7)), time, model: "machine", source: None, error: &rejection };
+        let expected = concat!(
+            r#"{"id":7,"time":"2026-01-02T03:04:05.000Z","model":"machine","#,
+            r#""error":{"code":"wrong_length","message":"expected 24 bytes, found 23"}}"#
+        );
+        assert_eq!(String::from_utf8(encode(&message, Format::Json)).unwrap(), expected);
+    }
+}

@@ -19,5 +19,5 @@ pub fn looks_like(payload: &[u8]) -> bool {
 }
 
 pub fn peek_id(payload: &[u8]) -> Option<Id> {
-    serde_json::from_slice::<OnlyId>(payload).ok()?.id
+    serde_json::from_slice::<OnlyId>(payload).ok()?.0
 }

@@ -240,3 +240,6 @@ fn real(spec: &TensorSpec, bytes: &[u8], at: usize) -> f32 {
         (_, dtype) => element_f32(dtype, bytes, at),
     }
 }
+
+#[cfg(test)]
+mod tests;

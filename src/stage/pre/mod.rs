@@ -223,3 +223,6 @@ fn geometry(steps: &[(usize, &dyn Step)], port: &Port) -> Result<Geometry, Probl
     }
     Ok(geometry)
 }
+
+#[cfg(test)]
+mod tests;

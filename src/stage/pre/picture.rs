@@ -132,3 +132,17 @@ fn tables<const N: usize>(channels: usize, map: &Map, native: &TensorSpec) -> Ve
     };
     (0..channels).map(|channel| std::array::from_fn(|sample| entry(channel, sample))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Expected values: Pillow 13.0.0, `convert("L")`.
+    #[test]
+    fn luma_equals_pillow() {
+        let rgb: Vec<u8> = (0..36usize).map(|i| ((i * i * 31 + i * 7 + 3) % 251) as u8).collect();
+        let mut grey = vec![7; 99];
+        luma(&rgb, &mut grey);
+        assert_eq!(grey, [41, 37, 89, 122, 64, 33, 86, 92, 201, 171, 94, 148]);
+    }
+}
