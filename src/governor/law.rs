@@ -325,3 +325,6 @@ fn smooth(state: &mut Option<f64>, value: f64, dt: f64, tau: f64) {
     let before = state.unwrap_or(value);
     *state = Some(before + (value - before) * (1.0 - (-dt / tau).exp()));
 }
+
+#[cfg(test)]
+mod tests;
