@@ -2,7 +2,6 @@
 
 use crate::tensor::Dtype;
 use half::f16;
-use npyz::{DType, Endianness, TypeChar};
 use serde::{Deserialize, Serialize};
 
 /// Type of one number of a binary recording.
@@ -72,24 +71,30 @@ impl Element {
         }
     }
 
-    /// Type and big-endianness of an `.npy` file's numbers; `None` for bool, complex, strings and records.
-    pub fn from_npy(dtype: &DType) -> Option<(Element, bool)> {
-        let DType::Plain(plain) = dtype else { return None };
-        let element = match (plain.type_char(), plain.size_field()) {
-            (TypeChar::Int, 1) => Element::Int8,
-            (TypeChar::Uint, 1) => Element::Uint8,
-            (TypeChar::Int, 2) => Element::Int16,
-            (TypeChar::Uint, 2) => Element::Uint16,
-            (TypeChar::Int, 4) => Element::Int32,
-            (TypeChar::Uint, 4) => Element::Uint32,
-            (TypeChar::Int, 8) => Element::Int64,
-            (TypeChar::Uint, 8) => Element::Uint64,
-            (TypeChar::Float, 2) => Element::Float16,
-            (TypeChar::Float, 4) => Element::Float32,
-            (TypeChar::Float, 8) => Element::Float64,
+    /// Type and big-endianness of an `.npy` file's numbers by their type string, for example `<f4`; `None` for bool, complex,
+    /// strings and records.
+    pub fn from_descr(descr: &str) -> Option<(Element, bool)> {
+        let (order, kind) = descr.split_at_checked(1)?;
+        let element = match kind {
+            "i1" => Element::Int8,
+            "u1" => Element::Uint8,
+            "i2" => Element::Int16,
+            "u2" => Element::Uint16,
+            "i4" => Element::Int32,
+            "u4" => Element::Uint32,
+            "i8" => Element::Int64,
+            "u8" => Element::Uint64,
+            "f2" => Element::Float16,
+            "f4" => Element::Float32,
+            "f8" => Element::Float64,
             _ => return None,
         };
-        Some((element, plain.endianness() == Endianness::Big))
+        match order {
+            "<" => Some((element, false)),
+            ">" => Some((element, true)),
+            "|" if element.size() == 1 => Some((element, false)),
+            _ => None,
+        }
     }
 }
 

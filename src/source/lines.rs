@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Longest line, in bytes without its end; a longer one is skipped as malformed.
-pub const MAX_LINE: usize = 4096;
+pub const MAX_LINE: usize = 1 << 16;
 
 /// How one line holds its numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

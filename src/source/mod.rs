@@ -6,10 +6,14 @@
 
 mod backoff;
 mod element;
+pub mod iio;
 mod lines;
+mod npy;
 mod reader;
+pub mod record;
 pub mod replay;
 mod runner;
+pub mod serial;
 mod status;
 pub mod stream;
 mod window;
@@ -114,6 +118,8 @@ macro_rules! kinds {
 }
 
 kinds! {
+    "iio" => Iio(iio::IioConfig),
+    "serial" => Serial(serial::SerialConfig),
     "replay" => Replay(replay::ReplayConfig),
 }
 

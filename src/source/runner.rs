@@ -10,7 +10,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -71,22 +71,41 @@ impl Drop for Handle {
 
 /// Asks a source to stop, from any thread.
 #[derive(Clone, Default)]
-pub struct Stop(Arc<(Mutex<bool>, Condvar)>);
+pub struct Stop(Arc<(Mutex<End>, Condvar)>);
+
+#[derive(Default)]
+struct End {
+    requested: bool,
+    at: Option<Instant>,
+}
 
 impl Stop {
     pub fn request(&self) {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.lock().requested = true;
+        self.0.1.notify_all();
+    }
+
+    /// Requests it `time` from now.
+    pub fn end_after(&self, time: Duration) {
+        // A time beyond what instants hold never comes.
+        self.lock().at = Instant::now().checked_add(time);
         self.0.1.notify_all();
     }
 
     pub fn requested(&self) -> bool {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let end = self.lock();
+        end.requested || end.at.is_some_and(|at| Instant::now() >= at)
     }
 
     /// Waits for `time` or until stopped.
     fn wait(&self, time: Duration) {
-        let guard = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.0.1.wait_timeout_while(guard, time, |requested| !*requested));
+        let end = self.lock();
+        let left = end.at.map_or(time, |at| time.min(at.saturating_duration_since(Instant::now())));
+        drop(self.0.1.wait_timeout_while(end, left, |end| !end.requested));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, End> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,14 +3,11 @@
 use super::text::numbered;
 use super::{Decoded, Decoder, Item};
 use crate::source::element::Element;
+use crate::source::npy::Header;
 use crate::tensor::{Dtype, Tensor};
-use npyz::{NpyHeader, Order};
 
 /// Largest row or window, in bytes.
 const MAX_ITEM: usize = 64 << 20;
-/// Largest header of an `.npy` file.
-const MAX_HEADER: usize = 1 << 16;
-const MAGIC: &[u8] = b"\x93NUMPY";
 
 pub struct Binary {
     /// As configured; may be empty for NPY.
@@ -46,39 +43,23 @@ impl Binary {
     }
 
     fn header(&mut self, bytes: &[u8], last: bool) -> Result<Decoded, String> {
-        if !MAGIC.starts_with(&bytes[..bytes.len().min(MAGIC.len())]) {
-            return Err("is no .npy file".into());
-        }
-        match header_length(bytes) {
-            Some(length) if length > MAX_HEADER => Err(format!("its .npy header takes {length} bytes: expected at most {MAX_HEADER}")),
-            Some(length) if length <= bytes.len() => {
-                let header = NpyHeader::from_reader(&bytes[..length]).map_err(|e| format!("its .npy header does not parse: {e}"))?;
+        match Header::parse(bytes)? {
+            Some((header, length)) => {
                 self.layout = Some(Layout::of(&header, &self.wanted)?);
                 Ok(Decoded::Item(None, length))
             }
-            _ if last => Err(format!("ends inside its .npy header, after {} bytes", bytes.len())),
-            _ => Ok(Decoded::NeedMore(0)),
-        }
-    }
-}
-
-/// Bytes before the data: magic, version, the length of the text (two bytes in version 1, four later), the text.
-fn header_length(bytes: &[u8]) -> Option<usize> {
-    match bytes.get(6)? {
-        1 => Some(10 + usize::from(u16::from_le_bytes([*bytes.get(8)?, *bytes.get(9)?]))),
-        _ => {
-            let length = u32::from_le_bytes(bytes.get(8..12)?.try_into().ok()?);
-            Some(usize::try_from(length).ok()?.saturating_add(12))
+            None if last => Err(format!("ends inside its .npy header, after {} bytes", bytes.len())),
+            None => Ok(Decoded::NeedMore(0)),
         }
     }
 }
 
 impl Layout {
-    fn of(header: &NpyHeader, wanted: &[String]) -> Result<Layout, String> {
-        let (element, big) = Element::from_npy(&header.dtype())
-            .ok_or_else(|| format!("holds {}: expected int, uint or float of up to 64 bits", header.dtype().descr()))?;
-        let shape: Vec<usize> = header.shape().iter().map(|d| usize::try_from(*d).unwrap_or(usize::MAX)).collect();
-        if header.order() == Order::Fortran && shape.len() > 1 {
+    fn of(header: &Header, wanted: &[String]) -> Result<Layout, String> {
+        let (element, big) = Element::from_descr(&header.descr)
+            .ok_or_else(|| format!("holds {}: expected int, uint or float of up to 64 bits", header.descr))?;
+        let shape: Vec<usize> = header.shape.iter().map(|d| usize::try_from(*d).unwrap_or(usize::MAX)).collect();
+        if header.fortran && shape.len() > 1 {
             return Err("is in Fortran order: expected C order".into());
         }
         let [count, tail @ ..] = shape.as_slice() else { return Err("is a scalar: expected [rows, channels] or windows".into()) };

@@ -94,7 +94,8 @@ fn npy_gives_rows_or_ready_windows_of_their_own_type() {
 
 #[test]
 fn bad_npy_files_are_refused_by_name() {
-    let cases: [(&[u8], &str); 7] = [
+    let cases: [(&[u8], &str); 8] = [
+        (&npy("<f4", "(2, 99999999999999999, 99999999999999999)", &[]), "bytes per index"),
         (b"PK\x03\x04", "is no .npy file"),
         (b"\x93NUM", "ends inside its .npy header"),
         (&npy("<c8", "(1,)", &[0; 8]), "<c8"),
