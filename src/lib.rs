@@ -11,3 +11,4 @@ pub mod request;
 pub mod source;
 pub mod stage;
 pub mod tensor;
+pub mod tensor_file;
