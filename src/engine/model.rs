@@ -131,7 +131,7 @@ fn build(bytes: &[u8], name: &str, folder: Option<&Path>, limits: &Limits) -> Re
         external::inline(&mut proto, folder, limits.max_file.0.saturating_sub(bytes.len() as u64), |data| digest.update(data))?;
     }
     check::check(&proto, &check::Rules { supports: &tract::supports, max_memory: limits.max_memory })?;
-    normalize::normalize(&mut proto);
+    normalize::normalize(&mut proto)?;
     let draft = report::Draft::new(&proto);
     let (inputs, outputs) = boundary::settle(&mut proto)?;
     let prepared = tract::prepare(&proto, &outputs, limits)?;

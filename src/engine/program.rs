@@ -8,8 +8,9 @@ pub trait Program: Send + Sync {
     /// State for one session. `threads` is a wish: an engine may use fewer, and says so by [`Executor::threads`].
     fn executor(&self, threads: usize) -> Result<Box<dyn Executor>, RunError>;
 
-    /// Where the ONNX node runs and why. `reads` tells of each input whether it comes from a `DequantizeLinear`.
-    fn placement(&self, op: &str, reads_dequantized: bool) -> Placement;
+    /// Where a node of that ONNX operator runs, and why. `in_qdq_group`: it stands between a `DequantizeLinear` and the next
+    /// `QuantizeLinear`.
+    fn placement(&self, op: &str, in_qdq_group: bool) -> Placement;
 
     /// What really runs, in order.
     fn nodes(&self) -> Vec<EngineNode>;

@@ -2,7 +2,7 @@
 //! runs, and what the engine really runs.
 
 use super::macs;
-use super::onnx::graph::{Index, input, node_name, op_name};
+use super::onnx::graph::{Index, is_layout, node_name, op_name};
 use super::onnx::pb::{ModelProto, NodeProto};
 use super::onnx::{attribute, tensor};
 use super::port::Port;
@@ -172,7 +172,7 @@ struct DraftNode {
     parameters: u64,
     transposed_a: bool,
     constant: bool,
-    reads_dequantized: bool,
+    in_qdq_group: bool,
 }
 
 impl Draft {
@@ -252,23 +252,25 @@ fn elements(t: &super::onnx::pb::TensorProto) -> u64 {
 
 fn draft_nodes(index: &Index) -> Vec<DraftNode> {
     let mut constant: HashSet<&str> = HashSet::new();
-    index
-        .graph
-        .node
-        .iter()
-        .map(|node| {
-            let is_constant = |name: &str| index.constant(name).is_some() || constant.contains(name);
-            let folds = node.input.iter().filter(|i| !i.is_empty()).all(|i| is_constant(i)) && attribute::graphs(node).next().is_none();
-            if folds {
-                constant.extend(node.output.iter().map(String::as_str));
-            }
-            draft_node(index, node, folds)
-        })
-        .collect()
+    let mut between: HashSet<&str> = HashSet::new();
+    let mut drafts = Vec::new();
+    for node in &index.graph.node {
+        let is_constant = |name: &str| index.constant(name).is_some() || constant.contains(name);
+        let inputs = || node.input.iter().map(String::as_str).filter(|i| !i.is_empty());
+        let folds = inputs().all(is_constant) && attribute::graphs(node).next().is_none();
+        let dequantizes = node.op_type == "DequantizeLinear";
+        let in_group = !dequantizes && inputs().any(|i| between.contains(i));
+        drafts.push(draft_node(index, node, folds, in_group));
+        if folds {
+            constant.extend(node.output.iter().map(String::as_str));
+        } else if dequantizes || (in_group && node.op_type != "QuantizeLinear") {
+            between.extend(node.output.iter().map(String::as_str));
+        }
+    }
+    drafts
 }
 
-fn draft_node(index: &Index, node: &NodeProto, constant: bool) -> DraftNode {
-    let dequantized = |name: &str| index.producer(name).is_some_and(|p| p.op_type == "DequantizeLinear");
+fn draft_node(index: &Index, node: &NodeProto, constant: bool, in_qdq_group: bool) -> DraftNode {
     DraftNode {
         name: node_name(node).to_string(),
         op: op_name(node),
@@ -278,7 +280,7 @@ fn draft_node(index: &Index, node: &NodeProto, constant: bool) -> DraftNode {
         parameters: if constant { 0 } else { parameters(index, node.input.iter().map(String::as_str)) },
         transposed_a: attribute::int(node, "transA", 0) != 0,
         constant,
-        reads_dequantized: input(node, 0).is_some_and(dequantized),
+        in_qdq_group,
     }
 }
 
@@ -326,29 +328,25 @@ impl Known<'_> {
         let shapes: Vec<&[usize]> = node.inputs.iter().map(|i| self.shape(i)).collect();
         let output = node.outputs.first().map_or(&[][..], |o| self.shape(o));
         let macs = macs::macs(&node.op_type, &macs::Shapes { inputs: &shapes, output, transposed_a: node.transposed_a });
-        let Placement { runs_in, reason } = placement(node, inputs, program);
-        let outputs = node.outputs.iter().filter_map(|o| {
-            let (dtype, shape) = self.shapes.get(o)?;
-            Some(TensorReport { name: Some(o.clone()), dtype: dtype.clone(), shape: shape.clone() })
-        });
-        NodeReport {
-            outputs: outputs.collect(),
-            name: node.name.clone(),
-            op: node.op.clone(),
-            parameters: node.parameters,
-            macs,
-            runs_in,
-            reason,
-        }
+        let outputs: Vec<TensorReport> = node
+            .outputs
+            .iter()
+            .filter_map(|o| {
+                let (dtype, shape) = self.shapes.get(o)?;
+                Some(TensorReport { name: Some(o.clone()), dtype: dtype.clone(), shape: shape.clone() })
+            })
+            .collect();
+        let Placement { runs_in, reason } = placement(node, &outputs, inputs, program);
+        NodeReport { outputs, name: node.name.clone(), op: node.op.clone(), parameters: node.parameters, macs, runs_in, reason }
     }
 
     /// Bytes of a value that a run makes; 0 for constants, and for floats between the nodes of a QDQ group.
     fn bytes(&self, value: &str) -> u64 {
         let Some((dtype, shape)) = self.shapes.get(value).filter(|_| !self.constants.contains_key(value)) else { return 0 };
         let size = match dtype.as_str() {
-            "i8" | "u8" | "bool" | "int8" | "uint8" => 1,
-            "f16" | "float16" | "i16" | "u16" => 2,
-            "i64" | "u64" | "f64" | "int64" | "tdim" => 8,
+            "int8" | "uint8" | "bool" => 1,
+            "float16" | "i16" | "u16" => 2,
+            "int64" | "u64" | "f64" | "tdim" => 8,
             _ => 4,
         };
         shape.iter().fold(size, |n: u64, &d| n.saturating_mul(d as u64))
@@ -373,7 +371,7 @@ impl Known<'_> {
     }
 }
 
-fn placement(node: &DraftNode, inputs: &[Port], program: &dyn Program) -> Placement {
+fn placement(node: &DraftNode, outputs: &[TensorReport], inputs: &[Port], program: &dyn Program) -> Placement {
     if node.constant {
         return Placement::load("reads constants alone: computed once at load");
     }
@@ -381,7 +379,12 @@ fn placement(node: &DraftNode, inputs: &[Port], program: &dyn Program) -> Placem
     if node.op_type == "QuantizeLinear" && inputs.iter().any(stripped) {
         return Placement::load("the engine takes the quantized input itself");
     }
-    program.placement(&node.op_type, node.reads_dequantized)
+    if is_layout(&node.op_type) {
+        let integers = outputs.first().is_some_and(|o| o.dtype.contains("int"));
+        let reason = "moves elements, without arithmetic";
+        return if integers { Placement::int8(reason) } else { Placement::float(reason) };
+    }
+    program.placement(&node.op_type, node.in_qdq_group)
 }
 
 /// Inputs and outputs of a group of nodes that a quantized engine runs as one.
@@ -390,33 +393,46 @@ struct Group<'a> {
     outputs: Vec<&'a str>,
 }
 
-/// Merges `DequantizeLinear` into its readers and a node into the `QuantizeLinear` that alone reads it.
+/// Merges `DequantizeLinear` into its readers; and into the node that makes a value the activations and the `QuantizeLinear` that
+/// alone read it, one after the other.
 fn fused(nodes: &[DraftNode]) -> Vec<Group<'_>> {
     let mut readers: HashMap<&str, Vec<&DraftNode>> = HashMap::new();
     for node in nodes {
         node.inputs.iter().for_each(|i| readers.entry(i).or_default().push(node));
     }
-    let dequantized: HashMap<&str, &str> = nodes
+    let quantized: HashMap<&str, &str> = nodes
         .iter()
         .filter(|n| n.op_type == "DequantizeLinear")
         .filter_map(|n| Some((n.outputs.first()?.as_str(), n.inputs.first()?.as_str())))
         .collect();
-    let quantizer = |value: &str| match readers.get(value).map(Vec::as_slice) {
-        Some([only]) if only.op_type == "QuantizeLinear" => only.outputs.first().map(String::as_str),
-        _ => None,
-    };
-    let runs = nodes.iter().filter(|n| !n.constant && n.op_type != "DequantizeLinear");
-    let merged =
-        |n: &&DraftNode| n.op_type == "QuantizeLinear" && n.inputs.first().is_some_and(|i| quantizer(i).is_some() && made(nodes, i));
-    runs.filter(|n| !merged(n))
-        .map(|n| Group {
-            inputs: n.inputs.iter().map(|i| dequantized.get(i.as_str()).copied().unwrap_or(i)).collect(),
-            outputs: n.outputs.iter().map(|o| quantizer(o).unwrap_or(o)).collect(),
-        })
-        .collect()
+    let mut absorbed: HashSet<&str> = HashSet::new();
+    let mut groups = Vec::new();
+    for node in nodes.iter().filter(|n| !n.constant && n.op_type != "DequantizeLinear") {
+        if node.outputs.first().is_some_and(|o| absorbed.contains(o.as_str())) {
+            continue;
+        }
+        let mut outputs: Vec<&str> = node.outputs.iter().map(String::as_str).collect();
+        if let (Some(last), false) = (outputs.first_mut(), node.op_type == "QuantizeLinear") {
+            let chain = epilogue(last, &readers);
+            absorbed.extend(&chain);
+            *last = chain.last().copied().unwrap_or(last);
+        }
+        groups.push(Group { inputs: node.inputs.iter().map(|i| quantized.get(i.as_str()).copied().unwrap_or(i)).collect(), outputs });
+    }
+    groups
 }
 
-/// True for a value that some node makes, and not the model's input.
-fn made(nodes: &[DraftNode], value: &str) -> bool {
-    nodes.iter().any(|n| n.outputs.iter().any(|o| o == value))
+/// The values made from `value` by activations that alone read it, up to and with the `QuantizeLinear`; none when there is no such end.
+fn epilogue<'a>(mut value: &'a str, readers: &HashMap<&'a str, Vec<&'a DraftNode>>) -> Vec<&'a str> {
+    let mut chain = Vec::new();
+    while let Some([only]) = readers.get(value).map(Vec::as_slice) {
+        let Some(output) = only.outputs.first() else { break };
+        chain.push(output.as_str());
+        match only.op_type.as_str() {
+            "QuantizeLinear" => return chain,
+            "Relu" | "Clip" | "LeakyRelu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Tanh" | "Gelu" => value = output,
+            _ => break,
+        }
+    }
+    Vec::new()
 }

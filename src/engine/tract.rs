@@ -1,6 +1,8 @@
 //! tract as the engine. It runs on one thread, and quantized ONNX groups (QDQ) as float operators between casts; `QLinearConv`,
 //! `QLinearMatMul` and the `*Integer` operators run in int8.
 
+mod qdq;
+
 use super::error::{LoadCause, RunError, no_panic};
 use super::limits::Limits;
 use super::onnx::boundary::Output;
@@ -17,7 +19,12 @@ use tract_onnx::prelude::tract_itertools::Itertools;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_hir::infer::InferenceModelExt;
 
-static ONNX: LazyLock<Onnx> = LazyLock::new(|| tract_onnx::onnx().with_ignore_value_info(true));
+static ONNX: LazyLock<Onnx> = LazyLock::new(|| {
+    let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
+    onnx.op_register.insert("QuantizeLinear", qdq::quantize_linear);
+    onnx.op_register.insert("DequantizeLinear", qdq::dequantize_linear);
+    onnx
+});
 
 /// Operators of the domain com.microsoft that tract has with the meaning they have there. tract itself looks at the name alone.
 const MICROSOFT: [&str; 14] = [
@@ -97,7 +104,7 @@ fn compile(model: &ModelProto, outputs: &[Output], limits: &Limits) -> Result<Pr
 fn shapes(model: &tract_onnx::prelude::InferenceModel, outlets: &HashMap<String, OutletId>) -> Shapes {
     let known = |outlet: &OutletId| {
         let fact = model.outlet_fact(*outlet).ok()?.to_typed_fact().ok()?.into_owned();
-        Some((format!("{:?}", fact.datum_type.unquantized()).to_lowercase(), concrete(&fact)?))
+        Some((type_name(fact.datum_type), concrete(&fact)?))
     };
     outlets.iter().filter_map(|(name, outlet)| Some((name.clone(), known(outlet)?))).collect()
 }
@@ -150,6 +157,11 @@ fn dtype(ty: DatumType) -> Option<Dtype> {
     })
 }
 
+/// ONNX's name of the type where it has one.
+fn type_name(ty: DatumType) -> String {
+    dtype(ty).map_or_else(|| format!("{:?}", ty.unquantized()).to_lowercase(), |dtype| dtype.to_string())
+}
+
 fn describe(model: &TypedModel, index: usize, declared: &Output) -> Result<TensorSpec, LoadCause> {
     let fact = model.output_fact(index).map_err(refused)?;
     if dtype(fact.datum_type) != Some(declared.dtype) {
@@ -178,11 +190,11 @@ impl Program for TractProgram {
         Ok(Box::new(build().map_err(|e| RunError(format!("{e:#}")))?))
     }
 
-    fn placement(&self, op: &str, reads_dequantized: bool) -> Placement {
+    fn placement(&self, op: &str, in_qdq_group: bool) -> Placement {
         match op {
             "QLinearConv" | "QLinearMatMul" | "ConvInteger" | "MatMulInteger" => Placement::int8("tract multiplies int8 into int32"),
             "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear" => Placement::float("a cast between int8 and float"),
-            _ if reads_dequantized => Placement::float("QDQ group: tract runs it in float between casts"),
+            _ if in_qdq_group => Placement::float("QDQ group: tract runs it in float between casts"),
             _ => Placement::float("not quantized in the model"),
         }
     }
@@ -191,7 +203,7 @@ impl Program for TractProgram {
         let model = self.plan.model();
         let output = |o: &Outlet<TypedFact>| TensorReport {
             name: None,
-            dtype: format!("{:?}", o.fact.datum_type.unquantized()).to_lowercase(),
+            dtype: type_name(o.fact.datum_type),
             shape: concrete(&o.fact).unwrap_or_default(),
         };
         let report = |id: &usize| {
@@ -227,10 +239,11 @@ impl Executor for TractExecutor {
     fn run(&mut self) -> Result<(), RunError> {
         let inputs: TVec<TValue> = self.inputs.iter().map(|t| t.clone().into_tvalue()).collect();
         match no_panic(|| self.state.run(inputs)) {
-            Ok(Ok(outputs)) => {
+            Ok(Ok(outputs)) if outputs.iter().zip(&self.outputs).all(|(new, old)| new.shape() == old.shape()) => {
                 self.outputs = outputs;
                 Ok(())
             }
+            Ok(Ok(_)) => Err(self.recover("an output has another shape than the model promised".to_string())),
             Ok(Err(error)) => Err(self.recover(format!("{error:#}"))),
             Err(panic) => Err(self.recover(panic)),
         }

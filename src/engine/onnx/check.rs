@@ -38,7 +38,8 @@ fn check_graph(graph: &GraphProto, outer: &HashSet<&str>, rules: &Rules) -> Resu
     let known = check_names(graph, outer)?;
     let index = Index::new(graph);
     let mut sizes = ConstantSizes::default();
-    for node in order(graph, &known)? {
+    for id in order(graph)? {
+        let node = &graph.node[id];
         check_node(&index, node, rules)?;
         sizes.check(&index, node, rules.max_memory).map_err(|why| at(node, why))?;
         for body in attribute::graphs(node) {
@@ -86,7 +87,7 @@ fn check_names<'a>(graph: &'a GraphProto, outer: &HashSet<&'a str>) -> Result<Ha
 }
 
 /// The nodes in an order in which every value is made before it is read; an error names a node on or behind a cycle.
-fn order<'a>(graph: &'a GraphProto, known: &HashSet<&str>) -> Result<Vec<&'a NodeProto>, LoadCause> {
+pub fn order(graph: &GraphProto) -> Result<Vec<usize>, LoadCause> {
     let mut makers: HashMap<&str, usize> = HashMap::new();
     for (id, node) in graph.node.iter().enumerate() {
         makers.extend(node.output.iter().filter(|o| !o.is_empty()).map(|o| (o.as_str(), id)));
@@ -95,7 +96,7 @@ fn order<'a>(graph: &'a GraphProto, known: &HashSet<&str>) -> Result<Vec<&'a Nod
     let mut readers: Vec<Vec<usize>> = vec![Vec::new(); graph.node.len()];
     for (id, node) in graph.node.iter().enumerate() {
         let bodies = attribute::graphs(node).flat_map(|body| body.node.iter().flat_map(|n| n.input.iter()));
-        for maker in node.input.iter().chain(bodies).filter(|i| known.contains(i.as_str())).filter_map(|i| makers.get(i.as_str())) {
+        for maker in node.input.iter().chain(bodies).filter_map(|i| makers.get(i.as_str())) {
             waiting[id] += 1;
             readers[*maker].push(id);
         }
@@ -103,7 +104,7 @@ fn order<'a>(graph: &'a GraphProto, known: &HashSet<&str>) -> Result<Vec<&'a Nod
     let mut ready: std::collections::VecDeque<usize> = (0..waiting.len()).filter(|&id| waiting[id] == 0).collect();
     let mut order = Vec::with_capacity(waiting.len());
     while let Some(id) = ready.pop_front() {
-        order.push(&graph.node[id]);
+        order.push(id);
         for &reader in &readers[id] {
             waiting[reader] -= 1;
             if waiting[reader] == 0 {

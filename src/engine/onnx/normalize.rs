@@ -1,13 +1,16 @@
 //! Rewrites that make explicit what the engine would otherwise overlook.
 
-use super::attribute;
 use super::graph::{Index, input};
 use super::pb::{ModelProto, NodeProto, TensorProto};
+use super::{attribute, check};
+use crate::engine::error::LoadCause;
 
-/// Gives every `QuantizeLinear` that names its type by `output_dtype` (opset 21) a zero point of that type: tract knows the type
+/// Puts the nodes in an order in which every value is made before it is read, as ONNX demands and some exporters do not, and gives
+/// every `QuantizeLinear` that names its type by `output_dtype` (opset 21) a zero point of that type: tract knows the type
 /// from the zero point alone, and without one takes uint8. The model must have passed `check`.
-pub fn normalize(model: &mut ModelProto) {
-    let Some(graph) = model.graph.as_mut() else { return };
+pub fn normalize(model: &mut ModelProto) -> Result<(), LoadCause> {
+    let Some(graph) = model.graph.as_mut() else { return Ok(()) };
+    graph.node = check::order(graph)?.into_iter().map(|id| std::mem::take(&mut graph.node[id])).collect();
     let index = Index::new(graph);
     let zeros: Vec<Option<TensorProto>> = graph.node.iter().map(|node| zero_point(&index, node)).collect();
     for (node, zero) in graph.node.iter_mut().zip(zeros) {
@@ -17,6 +20,7 @@ pub fn normalize(model: &mut ModelProto) {
             graph.initializer.push(zero);
         }
     }
+    Ok(())
 }
 
 /// The zero point that `node` lacks, in the shape of its scale.
