@@ -68,7 +68,8 @@ impl Registry {
     /// A lighter model must take its place without anybody noticing but for the answer's quality.
     fn unlike_lighter(&self, config: &ModelConfig) -> Option<Unusable> {
         let (model, lighter) = (self.models.get(&config.name)?, self.models.get(config.lighter.as_ref()?)?);
-        let shapes = |loaded: &Loaded| loaded.model.inputs().iter().map(|p| (p.declared.dtype, p.declared.shape.clone())).collect::<Vec<_>>();
+        let shapes =
+            |loaded: &Loaded| loaded.model.inputs().iter().map(|p| (p.declared.dtype, p.declared.shape.clone())).collect::<Vec<_>>();
         (shapes(model) != shapes(lighter)).then(|| Unusable::Configuration {
             model: config.name.clone(),
             key: "lighter".into(),

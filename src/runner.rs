@@ -1,11 +1,12 @@
 //! One model's inference on one thread: pre-processing, engine, post-processing, each timed.
 
 use crate::codec::{Input, Timing};
-use crate::engine::Session;
+use crate::engine::{Session, read_output};
 use crate::registry::Loaded;
 use crate::rejection::{Code, Rejection};
 use crate::stage::post::{Answer, Scratch};
 use crate::stage::{AlarmStates, Pre};
+use crate::tensor::Tensor;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -41,6 +42,11 @@ impl Runner {
         timing.infer += inferred - prepared;
         timing.post += inferred.elapsed();
         Ok(answer)
+    }
+
+    /// Output `index` of the last run, as the model's author declared it.
+    pub fn output(&self, index: usize) -> Tensor {
+        read_output(&self.session, index)
     }
 
     /// One inference on whatever the inputs hold: proof that the engine works.

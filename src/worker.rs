@@ -141,7 +141,11 @@ impl Worker {
     fn on_request(&mut self, request: &Request, asker: &mut Asker, journey: &mut Journey) -> Result<(Answer, Arc<Loaded>), Rejection> {
         if let Some(late) = request.deadline.and_then(|d| Instant::now().checked_duration_since(d)) {
             self.shared.metrics.add(Count::Expired);
-            let message = format!("the message expired {:.3} s before its turn; it waited {:.3} s", late.as_secs_f64(), journey.timing.queue.as_secs_f64());
+            let message = format!(
+                "the message expired {:.3} s before its turn; it waited {:.3} s",
+                late.as_secs_f64(),
+                journey.timing.queue.as_secs_f64()
+            );
             return Err(Rejection::new(Code::Expired, message));
         }
         let start = Instant::now();
@@ -153,12 +157,19 @@ impl Worker {
     }
 
     /// Runs the model, or its lighter one where the governor asks for that. Gives back which one ran.
-    fn infer(&mut self, model: &str, inputs: &[Input], source: Option<&str>, journey: &mut Journey) -> Result<(Answer, Arc<Loaded>), Rejection> {
+    fn infer(
+        &mut self,
+        model: &str,
+        inputs: &[Input],
+        source: Option<&str>,
+        journey: &mut Journey,
+    ) -> Result<(Answer, Arc<Loaded>), Rejection> {
         let loaded = self.loaded(model)?;
         let name = if journey.throttle.lighter_model { loaded.lighter.as_deref().unwrap_or(model) } else { model };
         let runner = self.runner(name)?;
         let run = AssertUnwindSafe(|| runner.run(inputs, source, &mut journey.timing));
-        let answer = catch_unwind(run).unwrap_or_else(|_| Err(Rejection::new(Code::EngineFailed, "internal failure, see the daemon's log")));
+        let answer =
+            catch_unwind(run).unwrap_or_else(|_| Err(Rejection::new(Code::EngineFailed, "internal failure, see the daemon's log")));
         if answer.as_ref().is_err_and(|e| e.code == Code::EngineFailed) {
             // Its buffers may hold anything now: the next inference starts from new ones.
             let ran = self.runners.remove(name).map(|r| r.loaded().clone());

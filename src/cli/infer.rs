@@ -83,7 +83,8 @@ fn configured_model(name: &str, path: &Path) -> Result<Arc<Loaded>, Failure> {
     let model = config.models.into_iter().find(|m| m.name == name).ok_or(Failure::Configuration(unknown))?;
     // Alone: what it may be replaced by does not matter here.
     let model = crate::config::model::ModelConfig { lighter: None, ..model };
-    let registry = Registry::load(&[model]).map_err(|e| Failure::Model(e.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
+    let registry =
+        Registry::load(&[model]).map_err(|e| Failure::Model(e.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     registry.get(name).cloned().ok_or_else(|| Failure::Model(format!("model `{name}` is not loaded")))
 }
 
@@ -97,7 +98,8 @@ fn read_inputs(arguments: &[String], model: &Model) -> Result<Vec<Input>, Failur
     }
     let of = |spec: &TensorSpec| {
         let given = arguments.iter().find_map(|a| a.strip_prefix(&format!("{}=", spec.name)));
-        let file = given.ok_or_else(|| Failure::Input(format!("expected --input NAME=FILE for each of {names}; there is none for {}", spec.name)))?;
+        let file = given
+            .ok_or_else(|| Failure::Input(format!("expected --input NAME=FILE for each of {names}; there is none for {}", spec.name)))?;
         read_input(Path::new(file), spec, model)
     };
     ports.iter().map(|port| of(&port.declared)).collect()

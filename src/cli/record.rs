@@ -3,8 +3,10 @@
 use super::{Failure, output};
 use crate::config::Config;
 use crate::config::value::Span;
-use crate::source::{self, Stop};
 use crate::signals;
+use crate::source::Stop;
+use crate::source::record::{Recorded, record};
+use std::fmt;
 use std::path::PathBuf;
 
 #[derive(clap::Args, Debug)]
@@ -41,6 +43,12 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     // Every signal ends a recording.
     std::thread::spawn(move || events.recv().map(|_| on_signal.request()));
     let limit = args.time.map(|t| t.0);
-    let recorded = source::record(source, &args.root, &args.out, limit, &stop).map_err(|e| Failure::Running(e.to_string()))?;
+    let recorded = record(source, &args.root, &args.out, limit, &stop).map_err(|e| Failure::Running(e.to_string()))?;
     output::write(&format!("{}: {recorded}", args.out.display()))
+}
+
+impl fmt::Display for Recorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rows, {} gaps, {} malformed", self.rows, self.gaps, self.malformed)
+    }
 }

@@ -162,7 +162,9 @@ impl Config {
         self.inference.check(&mut at.below("inference"));
         self.governor.check(&mut at.below("governor"));
         let period = self.stats.period;
-        at.expect((Span::secs(1)..=Span::secs(86_400)).contains(&period), "stats.period", || format!("expected 1s to 1 day, found {period}"));
+        at.expect((Span::secs(1)..=Span::secs(86_400)).contains(&period), "stats.period", || {
+            format!("expected 1s to 1 day, found {period}")
+        });
         self.check_models(&mut at);
         self.check_sources(&mut at);
         found

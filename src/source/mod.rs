@@ -66,6 +66,11 @@ impl SourceConfig {
         self.hop.unwrap_or(self.window)
     }
 
+    /// Opens the source once and closes it again: does it work now? Devices are taken below `root`.
+    pub fn try_open(&self, root: &Path) -> Result<(), String> {
+        self.kind.as_dyn().open(root).map(drop).map_err(|e| e.to_string())
+    }
+
     /// Reports each problem by its key. That names are unique and models exist is checked where all of them are known.
     pub fn check(&self, at: &mut Checker) {
         at.expect(!self.name.is_empty(), "name", || "expected a name, found an empty one".into());
