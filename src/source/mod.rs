@@ -61,6 +61,9 @@ fn one() -> usize {
 }
 
 impl SourceConfig {
+    /// Keys that every kind has. The parser names only the kind's own ones when it refuses an unknown key.
+    pub const KEYS: [&str; 7] = ["name", "model", "window", "hop", "timeout", "retry", "kind"];
+
     /// Rows from one window's start to the next one's.
     pub fn hop(&self) -> usize {
         self.hop.unwrap_or(self.window)
@@ -81,6 +84,12 @@ impl SourceConfig {
         at.expect(timeout_holds, "timeout", || "expected a duration above 0; leave it out to wait for ever".into());
         self.retry.check(&mut at.below("retry"));
         self.kind.as_dyn().check(at);
+    }
+
+    /// Opens the source and closes it again, to tell whether it could be used. A device that another process reads is busy or
+    /// loses what it had not read yet, so this is not for a source of a running daemon.
+    pub fn probe(&self, root: &Path) -> Result<(), SourceError> {
+        self.kind.as_dyn().open(root).map(drop)
     }
 }
 

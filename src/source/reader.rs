@@ -38,7 +38,7 @@ const CHUNK: usize = 1 << 16;
 const SPURIOUS: Duration = Duration::from_millis(10);
 
 impl Reader {
-    /// Opens for reading, and for writing too where `flags` say so; a terminal never becomes the controlling one.
+    /// Opens with `flags` on top of those that keep it from blocking; a terminal never becomes the controlling one.
     pub fn open(path: &Path, flags: OFlags) -> Result<Reader, SourceError> {
         let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| SourceError::io(path, e))?;
@@ -48,7 +48,11 @@ impl Reader {
     pub fn stdin() -> Result<Reader, SourceError> {
         let path = PathBuf::from("standard input");
         let fd = io::stdin().as_fd().try_clone_to_owned().map_err(|e| SourceError::io(&path, e))?;
-        Ok(Reader { fd, path, nonblocking: false, buffer: Vec::new(), used: 0 })
+        Ok(Reader::blocking(fd, path))
+    }
+
+    fn blocking(fd: OwnedFd, path: PathBuf) -> Reader {
+        Reader { fd, path, nonblocking: false, buffer: Vec::new(), used: 0 }
     }
 
     pub fn path(&self) -> &Path {
@@ -116,5 +120,51 @@ impl Reader {
         self.buffer.clear();
         self.used = 0;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::stream::Trouble;
+    use std::io::Write;
+
+    const SHORT: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_blocking_pipe_is_never_waited_for_too_long() {
+        let (from, mut to) = io::pipe().unwrap();
+        let mut reader = Reader::blocking(from.into(), "pipe".into());
+        assert_eq!(reader.fill(SHORT), Ok(Fill::Nothing));
+        to.write_all(b"abc").unwrap();
+        assert_eq!((reader.fill(SHORT), reader.bytes()), (Ok(Fill::More), &b"abc"[..]));
+        reader.consume(2);
+        to.write_all(b"d").unwrap();
+        drop(to);
+        assert_eq!((reader.fill(SHORT), reader.bytes()), (Ok(Fill::More), &b"cd"[..]));
+        assert_eq!(reader.fill(SHORT), Ok(Fill::End));
+        reader.consume(99);
+        assert!(reader.bytes().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_sorted_and_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = Reader::open(&directory.path().join("none"), OFlags::RDONLY).err().unwrap();
+        assert!(missing.trouble == Trouble::Missing && missing.message.contains("none"), "{missing}");
+        let error = Reader::open(directory.path(), OFlags::RDONLY).unwrap().fill(SHORT).unwrap_err();
+        assert_eq!(error.trouble, Trouble::Format);
+    }
+
+    #[test]
+    fn a_file_is_read_again_from_its_start() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"12").unwrap();
+        let mut reader = Reader::open(file.path(), OFlags::RDONLY).unwrap();
+        for _ in 0..2 {
+            assert_eq!((reader.fill(SHORT), reader.bytes()), (Ok(Fill::More), &b"12"[..]));
+            assert_eq!(reader.fill(SHORT), Ok(Fill::End));
+            reader.rewind().unwrap();
+        }
     }
 }

@@ -244,7 +244,8 @@ impl Replay {
                 }
                 Decoded::NeedMore(used) if !self.ended => {
                     self.reader.consume(used);
-                    match self.reader.fill(left)? {
+                    // What came is not held back for what may come.
+                    match self.reader.fill(if batch.is_empty() { left } else { Duration::ZERO })? {
                         Fill::More => {}
                         Fill::Nothing => return Ok(false),
                         Fill::End => self.ended = true,

@@ -20,7 +20,7 @@ pub struct SerialConfig {
     pub device: PathBuf,
     /// Bits per second, 50 to 4000000; default 115200. Always 8 data bits, no parity, 1 stop bit, no flow control.
     pub baud: u32,
-    /// Default `"csv"`.
+    /// Default `"csv"`. The first line after opening is skipped: it may be the rest of one.
     pub format: LineFormat,
     /// One name per number of a line, in their order; JSON objects: the members to take. Required.
     pub channels: Vec<String>,
@@ -77,10 +77,8 @@ struct Serial {
 
 impl Serial {
     fn line(&mut self, used: usize, length: usize, batch: &mut Batch) {
-        let parsed = match lines::text(&self.reader.bytes()[..length]) {
-            None => None,
-            Some(text) => Some(text.and_then(|t| lines::parse(t, self.format, &self.shape.channels, &mut self.row))),
-        };
+        let text = lines::text(&self.reader.bytes()[..length]);
+        let parsed = text.map(|text| text.and_then(|t| lines::parse(t, self.format, &self.shape.channels, &mut self.row)));
         self.reader.consume(used);
         match parsed {
             None => {}

@@ -116,8 +116,10 @@ fn ready_windows_keep_their_type_and_refuse_a_window() {
 
 #[test]
 fn a_source_reads_and_writes_as_toml_and_refuses_what_it_does_not_know() {
-    let config = config("kind = \"iio\"\ndevice = \"adxl345\"\nchannels = [\"accel_x\"]\nrate = 3200\nwindow = 256\nhop = 128");
+    let keys = "kind = \"iio\"\ndevice = \"adxl345\"\nchannels = [\"accel_x\"]\nrate = 3200\nwindow = 256\nhop = 128\ntimeout = \"5s\"";
+    let config = config(keys);
     let text = toml::to_string(&config).unwrap();
+    assert!(SourceConfig::KEYS.iter().all(|key| text.contains(key)), "{text}");
     assert_eq!(toml::from_str::<SourceConfig>(&text).unwrap(), config, "{text}");
     let head = "name = \"a\"\nmodel = \"b\"\n";
     for (toml, message) in [

@@ -24,7 +24,7 @@ pub struct IioConfig {
     /// A channel with a repeat count gives several values. `timestamp`, of a buffered device, gives seconds since the first
     /// row. Required.
     pub channels: Vec<String>,
-    /// True (default): the kernel's buffer, through `/dev/iio:deviceN`. False: one sysfs read per value, `rate` times a second.
+    /// True (default): the kernel's buffer, through `/dev/iio:deviceN`, which serves one reader only. False: one sysfs read per value, `rate` times a second.
     pub buffered: bool,
     /// Rows per second, above 0, at most 10000 where it is polled. Buffered: written to `sampling_frequency`; unset leaves what
     /// the device has. Polled: required.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::source::stream::{PATIENCE, Trouble};
 use crate::tensor::Dtype;
+use proptest::prelude::*;
 use std::fs;
 use std::io::Write;
 
@@ -192,4 +193,44 @@ fn the_configuration_is_checked_by_key() {
     assert_eq!(check(&bad), ["format", "loop", "rate", "dtype", "channels[1]"]);
     let raw = ReplayConfig { path: "a.raw".into(), pace: Pace::Fixed, ..ReplayConfig::default() };
     assert_eq!(check(&raw), ["rate", "dtype", "channels"]);
+}
+
+/// Feeds bytes as a reader would. Every step must use up bytes it has, or ask for more.
+fn exhaust(mut decoder: impl Decoder, bytes: &[u8], cut: usize) {
+    let (mut start, mut end) = (0, cut.min(bytes.len()));
+    let mut row = Vec::new();
+    for _ in 0..=2 * bytes.len() + 2 {
+        let last = end == bytes.len();
+        row.clear();
+        match decoder.decode(&bytes[start..end], last, &mut row) {
+            Ok(Decoded::Item(_, used)) => {
+                assert!(used >= 1 && start + used <= end);
+                start += used;
+            }
+            Ok(Decoded::NeedMore(used)) => {
+                assert!(start + used <= end);
+                start += used;
+                if last {
+                    return;
+                }
+                end = bytes.len();
+            }
+            Ok(Decoded::End) | Err(_) => return,
+        }
+    }
+    panic!("no progress at {start} of {}", bytes.len());
+}
+
+proptest! {
+    #[test]
+    fn no_recording_hangs_or_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..200, text in "[ -~\n]{0,200}") {
+        for bytes in [&bytes[..], text.as_bytes()] {
+            exhaust(Text::new(LineFormat::Csv, Vec::new()), bytes, cut);
+            exhaust(Text::new(LineFormat::Json, vec!["x".into()]), bytes, cut);
+            exhaust(Binary::raw(Element::Float32, vec!["x".into(), "y".into()]), bytes, cut);
+            exhaust(Binary::npy(Vec::new()), bytes, cut);
+            exhaust(Binary::npy(Vec::new()), &npy("<i2", "(9, 3)", bytes), cut);
+            exhaust(Binary::npy(Vec::new()), &npy("<f2", "(9, 3, 2)", bytes), cut);
+        }
+    }
 }
