@@ -169,6 +169,11 @@ impl Session {
         self.executor.input_mut(index)
     }
 
+    /// Bytes of input `index` as they are now. Panics when there is no such input.
+    pub fn input(&self, index: usize) -> &[u8] {
+        self.executor.input(index)
+    }
+
     /// Runs the model on what the inputs hold. After an error the outputs are those of the run before.
     pub fn run(&mut self) -> Result<(), RunError> {
         self.executor.run()

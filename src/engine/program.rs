@@ -33,6 +33,9 @@ pub trait Executor: Send {
     /// The native bytes of an input, row-major. They keep their values over a run.
     fn input_mut(&mut self, index: usize) -> &mut [u8];
 
+    /// The same bytes, to read.
+    fn input(&self, index: usize) -> &[u8];
+
     /// Runs the model on the inputs.
     fn run(&mut self) -> Result<(), RunError>;
 

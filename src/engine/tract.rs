@@ -232,6 +232,10 @@ impl Executor for TractExecutor {
         Arc::make_mut(&mut self.inputs[index]).as_bytes_mut()
     }
 
+    fn input(&self, index: usize) -> &[u8] {
+        self.inputs[index].as_bytes()
+    }
+
     fn run(&mut self) -> Result<(), RunError> {
         let inputs: TVec<TValue> = self.inputs.iter().map(|t| t.clone().into_tvalue()).collect();
         match no_panic(|| self.state.run(inputs)) {
