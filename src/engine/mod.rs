@@ -7,6 +7,7 @@ mod bench;
 mod error;
 mod infer;
 mod limits;
+mod live;
 mod macs;
 mod model;
 mod onnx;

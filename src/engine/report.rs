@@ -1,6 +1,7 @@
 //! What `inspect` tells: the ONNX graph as its author wrote it, with shapes, parameters and multiply-accumulates, where each node
 //! runs, and what the engine really runs.
 
+use super::live::{Step, max_live_bytes};
 use super::macs;
 use super::onnx::graph::{Index, is_layout, node_name, op_name};
 use super::onnx::pb::{ModelProto, NodeProto};
@@ -140,8 +141,7 @@ pub struct Totals {
     pub activation_bytes: u64,
     /// Bytes of the weights as the engine holds them before packing.
     pub engine_weight_bytes: u64,
-    /// Lower bound of any planner that runs the ONNX nodes in the file's order, QDQ groups fused: the most bytes of quantized and
-    /// float values alive at one node.
+    /// Lower bound of any planner that runs the ONNX nodes in this order with QDQ groups fused: the most bytes alive at one node.
     pub max_live_bytes: u64,
 }
 
@@ -210,7 +210,7 @@ impl Draft {
             int8_share: if macs == 0 { 0.0 } else { in_int8 as f64 / macs as f64 },
             activation_bytes: memory.activations,
             engine_weight_bytes: memory.weights,
-            max_live_bytes: known.max_live_bytes(&self.nodes, outputs),
+            max_live_bytes: known.max_live_bytes(&self.nodes, inputs, outputs),
         };
         Report {
             model: of.name.to_string(),
@@ -340,7 +340,7 @@ impl Known<'_> {
         NodeReport { outputs, name: node.name.clone(), op: node.op.clone(), parameters: node.parameters, macs, runs_in, reason }
     }
 
-    /// Bytes of a value that a run makes; 0 for constants, and for floats between the nodes of a QDQ group.
+    /// Bytes of a value; 0 for constants, and where the shape is not known.
     fn bytes(&self, value: &str) -> u64 {
         let Some((dtype, shape)) = self.shapes.get(value).filter(|_| !self.constants.contains_key(value)) else { return 0 };
         let size = match dtype.as_str() {
@@ -352,31 +352,26 @@ impl Known<'_> {
         shape.iter().fold(size, |n: u64, &d| n.saturating_mul(d as u64))
     }
 
-    /// The most bytes alive at one node, in the file's order; values of a fused QDQ group count in their quantized form alone.
-    fn max_live_bytes(&self, nodes: &[DraftNode], outputs: &[Port]) -> u64 {
-        let groups = fused(nodes);
-        let mut last: HashMap<&str, usize> = HashMap::new();
-        for (step, group) in groups.iter().enumerate() {
-            last.extend(group.inputs.iter().map(|i| (*i, step)));
-        }
-        last.extend(outputs.iter().map(|o| (o.declared.name.as_str(), usize::MAX)));
-        let mut live: HashMap<&str, u64> = HashMap::new();
-        let mut peak = 0;
-        for (step, group) in groups.iter().enumerate() {
-            live.extend(group.inputs.iter().chain(&group.outputs).map(|v| (*v, self.bytes(v))));
-            peak = peak.max(live.values().fold(0, |sum: u64, &b| sum.saturating_add(b)));
-            live.retain(|value, _| last.get(value).is_some_and(|&l| l > step));
-        }
-        peak
+    fn max_live_bytes(&self, nodes: &[DraftNode], inputs: &[Port], outputs: &[Port]) -> u64 {
+        let folded: HashSet<&str> = nodes.iter().filter(|n| n.constant).flat_map(|n| n.outputs.iter().map(String::as_str)).collect();
+        let runs = nodes.iter().filter(|n| !n.constant && !is_stripped(n, inputs));
+        let steps: Vec<Step> = runs.map(|n| Step { op: &n.op_type, inputs: &n.inputs, outputs: &n.outputs }).collect();
+        let outputs: Vec<&str> = outputs.iter().map(|o| o.declared.name.as_str()).collect();
+        max_live_bytes(&steps, &outputs, |value| if folded.contains(value) { 0 } else { self.bytes(value) })
     }
+}
+
+/// True for the `QuantizeLinear` of an input that the engine takes already quantized.
+fn is_stripped(node: &DraftNode, inputs: &[Port]) -> bool {
+    let is_input = |port: &Port| port.native != port.declared && node.inputs.first() == Some(&port.declared.name);
+    node.op_type == "QuantizeLinear" && inputs.iter().any(is_input)
 }
 
 fn placement(node: &DraftNode, outputs: &[TensorReport], inputs: &[Port], program: &dyn Program) -> Placement {
     if node.constant {
         return Placement::load("reads constants alone: computed once at load");
     }
-    let stripped = |p: &Port| p.native != p.declared && node.inputs.first() == Some(&p.declared.name);
-    if node.op_type == "QuantizeLinear" && inputs.iter().any(stripped) {
+    if is_stripped(node, inputs) {
         return Placement::load("the engine takes the quantized input itself");
     }
     if is_layout(&node.op_type) {
@@ -385,54 +380,4 @@ fn placement(node: &DraftNode, outputs: &[TensorReport], inputs: &[Port], progra
         return if integers { Placement::int8(reason) } else { Placement::float(reason) };
     }
     program.placement(&node.op_type, node.in_qdq_group)
-}
-
-/// Inputs and outputs of a group of nodes that a quantized engine runs as one.
-struct Group<'a> {
-    inputs: Vec<&'a str>,
-    outputs: Vec<&'a str>,
-}
-
-/// Merges `DequantizeLinear` into its readers; and into the node that makes a value the activations and the `QuantizeLinear` that
-/// alone read it, one after the other.
-fn fused(nodes: &[DraftNode]) -> Vec<Group<'_>> {
-    let mut readers: HashMap<&str, Vec<&DraftNode>> = HashMap::new();
-    for node in nodes {
-        node.inputs.iter().for_each(|i| readers.entry(i).or_default().push(node));
-    }
-    let quantized: HashMap<&str, &str> = nodes
-        .iter()
-        .filter(|n| n.op_type == "DequantizeLinear")
-        .filter_map(|n| Some((n.outputs.first()?.as_str(), n.inputs.first()?.as_str())))
-        .collect();
-    let mut absorbed: HashSet<&str> = HashSet::new();
-    let mut groups = Vec::new();
-    for node in nodes.iter().filter(|n| !n.constant && n.op_type != "DequantizeLinear") {
-        if node.outputs.first().is_some_and(|o| absorbed.contains(o.as_str())) {
-            continue;
-        }
-        let mut outputs: Vec<&str> = node.outputs.iter().map(String::as_str).collect();
-        if let (Some(last), false) = (outputs.first_mut(), node.op_type == "QuantizeLinear") {
-            let chain = epilogue(last, &readers);
-            absorbed.extend(&chain);
-            *last = chain.last().copied().unwrap_or(last);
-        }
-        groups.push(Group { inputs: node.inputs.iter().map(|i| quantized.get(i.as_str()).copied().unwrap_or(i)).collect(), outputs });
-    }
-    groups
-}
-
-/// The values made from `value` by activations that alone read it, up to and with the `QuantizeLinear`; none when there is no such end.
-fn epilogue<'a>(mut value: &'a str, readers: &HashMap<&'a str, Vec<&'a DraftNode>>) -> Vec<&'a str> {
-    let mut chain = Vec::new();
-    while let Some([only]) = readers.get(value).map(Vec::as_slice) {
-        let Some(output) = only.outputs.first() else { break };
-        chain.push(output.as_str());
-        match only.op_type.as_str() {
-            "QuantizeLinear" => return chain,
-            "Relu" | "Clip" | "LeakyRelu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Tanh" | "Gelu" => value = output,
-            _ => break,
-        }
-    }
-    Vec::new()
 }

@@ -132,3 +132,48 @@ pub fn qdq_conv(batch: Dim) -> ModelProto {
         vec![port("y", DataType::Float, &out)],
     )
 }
+
+/// An int8 classifier head: int8 input, transposed weights in `Gemm`, Softmax, int8 output.
+pub fn int8_head() -> ModelProto {
+    model(
+        vec![port("x", DataType::Int8, &[Dim::Symbol("batch"), Dim::Of(2), Dim::Of(2)])],
+        vec![
+            i64s("flat", &[2], &[-1, 4]),
+            f32s("x_s", &[], &[0.5]),
+            i8s("x_z", &[], &[-3]),
+            i8s("w", &[3, 4], &[1, 2, 3, 4, -1, -2, -3, -4, 5, 0, 0, -5]),
+            f32s("w_s", &[], &[0.25]),
+            i8s("w_z", &[], &[0]),
+            f32s("y_s", &[], &[1.0 / 256.0]),
+            i8s("y_z", &[], &[-128]),
+        ],
+        vec![
+            node("Reshape", &["x", "flat"], &["x_flat"]),
+            node("DequantizeLinear", &["x_flat", "x_s", "x_z"], &["x_f"]),
+            node("DequantizeLinear", &["w", "w_s", "w_z"], &["w_f"]),
+            with_int(node("Gemm", &["x_f", "w_f"], &["g"]), "transB", 1),
+            with_int(node("Softmax", &["g"], &["p"]), "axis", 1),
+            node("QuantizeLinear", &["p", "y_s", "y_z"], &["y"]),
+        ],
+        vec![port("y", DataType::Int8, &[Dim::Symbol("batch"), Dim::Of(3)])],
+    )
+}
+
+/// One `QLinearConv` of uint8 with int8 weights, 1x1, two channels to two.
+pub fn qlinear_conv() -> ModelProto {
+    model(
+        vec![port("x", DataType::Uint8, &fixed(&[1, 2, 1, 2]))],
+        vec![
+            f32s("x_s", &[], &[0.5]),
+            u8s("x_z", &[], &[128]),
+            i8s("w", &[2, 2, 1, 1], &[10, -20, 3, 4]),
+            f32s("w_s", &[2], &[0.125, 0.5]),
+            i8s("w_z", &[2], &[0, 0]),
+            f32s("y_s", &[], &[4.0]),
+            u8s("y_z", &[], &[100]),
+            i32s("b", &[2], &[16, -8]),
+        ],
+        vec![node("QLinearConv", &["x", "x_s", "x_z", "w", "w_s", "w_z", "y_s", "y_z", "b"], &["y"])],
+        vec![port("y", DataType::Uint8, &fixed(&[1, 2, 1, 2]))],
+    )
+}

@@ -65,7 +65,7 @@ fn settle_input(graph: &mut GraphProto, at: usize) -> Result<Port, LoadCause> {
     let name = graph.input[at].name.clone();
     let wrong = |why: String| LoadCause::Graph(format!("input `{name}`: {why}"));
     let port = &mut graph.input[at];
-    let ty = tensor_type_mut(port).ok_or_else(|| wrong("is not a tensor".to_string()))?;
+    let ty = tensor_type_mut(port).ok_or_else(|| wrong("has no type, or is not a tensor".to_string()))?;
     let dtype = border_dtype(ty.elem_type).map_err(wrong)?;
     let shape = ty.shape.as_mut().ok_or_else(|| wrong("has no shape".to_string()))?;
     let shape = settle_shape(&mut shape.dim).map_err(wrong)?;

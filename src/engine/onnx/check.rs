@@ -20,6 +20,10 @@ pub struct Rules<'a> {
 /// known, and quantization parameters and convolution geometry are sane.
 pub fn check(model: &ModelProto, rules: &Rules) -> Result<(), LoadCause> {
     let graph = model.graph.as_ref().ok_or_else(|| LoadCause::NotOnnx("there is no graph in it".to_string()))?;
+    let opset = model.opset_import.iter().find(|o| matches!(o.domain.as_str(), "" | "ai.onnx"));
+    if opset.is_none_or(|o| o.version < 1) {
+        return Err(LoadCause::NotOnnx("it does not say which ONNX operator set it uses".to_string()));
+    }
     check_graph(graph, &HashSet::new(), rules)?;
     if graph.output.is_empty() {
         return Err(LoadCause::Graph("the graph has no outputs".to_string()));

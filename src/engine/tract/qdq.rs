@@ -134,8 +134,8 @@ impl Quantize {
         let from = input.try_as_plain_ram()?;
         let from = from.as_slice::<f32>()?;
         let mut output = Tensor::zero_dt(self.to, input.shape())?;
-        // A float cast saturates, so the sum cannot overflow beyond what i64 holds.
-        let quantized = |x: f32, scale: f32, zero: i32| (x / scale).round_ties_even() as i64 + i64::from(zero);
+        // The cast to i32 saturates, far outside what the sum is clamped to.
+        let quantized = |x: f32, scale: f32, zero: i32| i64::from((x / scale).round_ties_even() as i32) + i64::from(zero);
         let mut to = output.try_as_plain_ram_mut()?;
         match self.to {
             DatumType::I8 => {
