@@ -2,6 +2,7 @@
 
 use super::content::Format;
 use super::input::Id;
+use crate::governor::Reason;
 use crate::rejection::{Code, Rejection};
 use crate::stage::post::Answer;
 use jiff::Timestamp;
@@ -19,6 +20,9 @@ pub struct ResultMessage<'a> {
     pub time: Timestamp,
     /// Name of the model.
     pub model: &'a str,
+    /// Name of the lighter model that ran in its place, where one did; `digest` is that one's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ran: Option<&'a str>,
     /// Which file the model is: `sha256:` and 64 hexadecimal digits.
     pub digest: &'a str,
     /// Name of the sensor that gave the sample; absent for requests.
@@ -29,8 +33,8 @@ pub struct ResultMessage<'a> {
     /// Where the time went, in microseconds.
     pub timing_us: Timing,
     /// The pace at the time of the inference.
-    pub throttle: Throttle<'a>,
-    /// Energy of this inference in joules; absent where the board's power cannot be read.
+    pub throttle: Throttle,
+    /// Joules per inference: the board's energy over the last minute by the inferences in it; absent where power cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub joules: Option<f32>,
 }
@@ -72,12 +76,12 @@ pub struct Timing {
 
 /// How far the governor held the daemon back.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Throttle<'a> {
+pub struct Throttle {
     /// 0 where nothing is held back.
     pub level: u32,
     /// What the level is due to, for example `temperature`; absent at level 0.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<&'a str>,
+    pub reason: Option<Reason>,
     /// True where this inference had to wait for the pace.
     pub waited: bool,
 }

@@ -1,0 +1,630 @@
+//! Inner loops for x86-64 with AVX2.
+//!
+//! Dense, narrow: a register tile of 4 pixels x 16 channels; a step broadcasts 4 input bytes a pixel and multiplies them with
+//! 64 bytes of weights.
+//!
+//! ```text
+//!              w0 (8 lanes x 4)  w1
+//!   pixel 0 |  acc00             acc01       acc += vpmaddwd(vpmaddubsw(x, w), 1)
+//!   pixel 1 |  acc10             acc11       two multiplications for 32 products: at most 32 MAC a cycle on two multipliers
+//!   pixel 2 |  acc20             acc21       exact by the pair rule of `pack`
+//!   pixel 3 |  acc30             acc31
+//! ```
+//!
+//! Wide: the same tile, `acc += vpmaddwd(x, w)` on 16-bit pairs, exact for every weight. Lanes are ordered so that the
+//! packs of the epilogue, which interleave 128-bit halves, leave channels in order. Depthwise: `vpmaddwd` on interleaved
+//! input rows, eight channels at a time, accumulators sliding along the row.
+//!
+//! Every loop works on raw pointers after one check of the whole strip ([`Strip::check`], [`Depthwise::check`]).
+
+use super::conv::{Kernel, Residual, Strip, Walker};
+use super::depthwise::{DW_LANES, Depthwise, row_pairs};
+use super::pack::{LANES, NarrowRule, Run, Style, Weights};
+use super::{OutputQuant, store};
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Proof that the CPU has AVX2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Avx2(());
+
+impl Avx2 {
+    pub(crate) fn new() -> Option<Avx2> {
+        is_x86_feature_detected!("avx2").then_some(Avx2(()))
+    }
+
+    pub(crate) fn peak_loop(self, iterations: usize) -> usize {
+        // SAFETY: `self` proves AVX2.
+        unsafe { peak(iterations) }
+    }
+}
+
+impl Kernel for Avx2 {
+    const STYLE: Style = Style { rule: NarrowRule::Pairs, order: [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15] };
+
+    fn strip(self, strip: &mut Strip<'_>) {
+        strip.check();
+        // SAFETY: `self` proves AVX2; the strip was checked.
+        unsafe {
+            match (strip.block.weights(), strip.block.lanes()) {
+                (Weights::Narrow(w), LANES) => pixels::<false, 2>(strip, w.as_slice().as_ptr().cast()),
+                (Weights::Narrow(w), _) => pixels::<false, 1>(strip, w.as_slice().as_ptr().cast()),
+                (Weights::Wide(w), LANES) => pixels::<true, 2>(strip, w.as_slice().as_ptr().cast()),
+                (Weights::Wide(w), _) => pixels::<true, 1>(strip, w.as_slice().as_ptr().cast()),
+            }
+        }
+    }
+
+    fn widen(self, bytes: &[u8], wide: &mut [u8]) {
+        assert_eq!(bytes.len() * 2, wide.len());
+        // SAFETY: `self` proves AVX2; the lengths were compared.
+        unsafe { widen_bytes(bytes, wide) }
+    }
+
+    fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
+        dw.check(input, output, &rows);
+        // SAFETY: `self` proves AVX2; the buffers were checked; `sliding` is there for these shapes only.
+        unsafe {
+            match (&dw.sliding, dw.kernel, dw.stride) {
+                (Some(weights), 3, 1) => sliding_rows::<3, 1>(dw, weights.each_ref().map(|w| w.as_slice()), input, output, rows),
+                (Some(weights), 3, 2) => sliding_rows::<3, 2>(dw, weights.each_ref().map(|w| w.as_slice()), input, output, rows),
+                (Some(weights), 5, 1) => sliding_rows::<5, 1>(dw, weights.each_ref().map(|w| w.as_slice()), input, output, rows),
+                (Some(weights), 5, 2) => sliding_rows::<5, 2>(dw, weights.each_ref().map(|w| w.as_slice()), input, output, rows),
+                _ => any_window(dw, input, output, rows),
+            }
+        }
+    }
+}
+
+/// Independent `vpmaddubsw` -> `vpmaddwd` -> `vpaddd` chains on registers.
+#[target_feature(enable = "avx2")]
+fn peak(iterations: usize) -> usize {
+    const CHAINS: usize = 10;
+    let (ones, w) = (_mm256_set1_epi16(1), _mm256_set1_epi8(1));
+    let mut x = _mm256_set1_epi8(3);
+    let mut acc = [_mm256_setzero_si256(); CHAINS];
+    for _ in 0..iterations {
+        for a in &mut acc {
+            // SAFETY: no instruction; the compiler must take `x` for changed, so the products are not hoisted.
+            unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) x, options(nomem, nostack, preserves_flags)) };
+            *a = _mm256_add_epi32(*a, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), ones));
+        }
+    }
+    let sum = acc.into_iter().fold(_mm256_setzero_si256(), |s, a| _mm256_add_epi32(s, a));
+    std::hint::black_box(_mm256_extract_epi32::<0>(sum));
+    iterations * CHAINS * 32
+}
+
+/// Bytes to 16-bit numbers.
+///
+/// # Safety
+/// `wide` is twice as long as `bytes`.
+#[target_feature(enable = "avx2")]
+unsafe fn widen_bytes(bytes: &[u8], wide: &mut [u8]) {
+    let whole = bytes.len() / 16 * 16;
+    for at in (0..whole).step_by(16) {
+        // SAFETY: `at + 16 <= bytes.len()`, and `wide` is twice as long.
+        unsafe {
+            let x = _mm_loadu_si128(bytes.as_ptr().add(at).cast());
+            _mm256_storeu_si256(wide.as_mut_ptr().add(2 * at).cast(), _mm256_cvtepu8_epi16(x));
+        }
+    }
+    for (&byte, pair) in bytes[whole..].iter().zip(wide[2 * whole..].chunks_exact_mut(2)) {
+        pair.copy_from_slice(&u16::from(byte).to_le_bytes());
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------- epilogue
+
+/// Largest product that the conversion to `i32` still holds; everything above saturates to the same byte.
+const CEILING: f32 = 1_073_741_824.0;
+
+/// Zero point and range of an output as the packs want them.
+#[derive(Clone, Copy)]
+struct Finish {
+    zero: __m256i,
+    low: __m256i,
+    high: __m256i,
+}
+
+impl Finish {
+    #[target_feature(enable = "avx2")]
+    fn new(quant: &OutputQuant) -> Finish {
+        let byte = |v: i8| _mm256_set1_epi8(store(v) as i8);
+        Finish { zero: _mm256_set1_epi16(i16::from(store(quant.zero_point))), low: byte(quant.low), high: byte(quant.high) }
+    }
+
+    /// Adds the zero point to 16-bit numbers and saturates them to bytes.
+    #[target_feature(enable = "avx2")]
+    fn bytes(&self, a: __m256i, b: __m256i) -> __m256i {
+        let bytes = _mm256_packus_epi16(_mm256_adds_epi16(a, self.zero), _mm256_adds_epi16(b, self.zero));
+        _mm256_min_epu8(_mm256_max_epu8(bytes, self.low), self.high)
+    }
+
+    /// Two pixels of 8 channels in lane order (or two of 16, with `high`), as 8 (16) bytes each in the halves of a register.
+    #[target_feature(enable = "avx2")]
+    fn eight(&self, a: __m256i, b: __m256i) -> __m128i {
+        let words = _mm256_packs_epi32(a, b);
+        let bytes = self.bytes(words, words);
+        _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes))
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn sixteen(&self, a: [__m256i; 2], b: [__m256i; 2]) -> __m256i {
+        let bytes = self.bytes(_mm256_packs_epi32(a[0], a[1]), _mm256_packs_epi32(b[0], b[1]));
+        _mm256_permute4x64_epi64::<0b11_01_10_00>(bytes)
+    }
+}
+
+/// `round_half_even(acc * scale)`, saturated.
+#[target_feature(enable = "avx2")]
+fn scaled(acc: __m256i, scale: __m256) -> __m256i {
+    let product = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), scale);
+    _mm256_cvtps_epi32(_mm256_min_ps(product, _mm256_set1_ps(CEILING)))
+}
+
+/// Writes the first `count` of 16 bytes.
+///
+/// # Safety
+/// `count` bytes at `to` are writable, `count <= 16`.
+#[target_feature(enable = "avx2")]
+unsafe fn put(to: *mut u8, bytes: __m128i, count: usize) {
+    // SAFETY: each branch writes `count` bytes.
+    unsafe {
+        match count {
+            16 => _mm_storeu_si128(to.cast(), bytes),
+            8 => _mm_storel_epi64(to.cast(), bytes),
+            _ => {
+                let mut all = [0u8; 16];
+                _mm_storeu_si128(all.as_mut_ptr().cast(), bytes);
+                for (i, byte) in all.iter().enumerate().take(count) {
+                    *to.add(i) = *byte;
+                }
+            }
+        }
+    }
+}
+
+/// Reads `count` bytes; the rest is zero.
+///
+/// # Safety
+/// `count` bytes at `from` are readable, `count <= 16`.
+#[target_feature(enable = "avx2")]
+unsafe fn get(from: *const u8, count: usize) -> __m128i {
+    // SAFETY: each branch reads `count` bytes.
+    unsafe {
+        match count {
+            16 => _mm_loadu_si128(from.cast()),
+            8 => _mm_loadl_epi64(from.cast()),
+            _ => {
+                let mut all = [0u8; 16];
+                for (i, byte) in all.iter_mut().enumerate().take(count) {
+                    *byte = *from.add(i);
+                }
+                _mm_loadu_si128(all.as_ptr().cast())
+            }
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------- dense
+
+/// Computes a strip whose block has `VECTORS * 8` lanes.
+///
+/// # Safety
+/// `strip.check()` passed; `weights` are the block's, wide or narrow as `WIDE` says, and `VECTORS * 8` its lanes.
+#[target_feature(enable = "avx2")]
+unsafe fn pixels<const WIDE: bool, const VECTORS: usize>(strip: &mut Strip<'_>, weights: *const u8) {
+    let mut walker = Walker::new(strip);
+    // SAFETY: the walker yields pixels of the strip only; the rest is this function's own contract.
+    unsafe {
+        while walker.left() >= 4 {
+            tile::<WIDE, VECTORS, 4>(strip, weights, walker.take::<4>());
+        }
+        match walker.left() {
+            3 => tile::<WIDE, VECTORS, 3>(strip, weights, walker.take::<3>()),
+            2 => tile::<WIDE, VECTORS, 2>(strip, weights, walker.take::<2>()),
+            1 => tile::<WIDE, VECTORS, 1>(strip, weights, walker.take::<1>()),
+            _ => {}
+        }
+    }
+}
+
+/// One register tile: `PIXELS` pixels at the given offsets of input, output and residual.
+///
+/// # Safety
+/// As [`pixels`]; the offsets are those of pixels of the strip.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn tile<const WIDE: bool, const VECTORS: usize, const PIXELS: usize>(
+    strip: &mut Strip<'_>,
+    weights: *const u8,
+    [windows, pixels, residuals]: [[usize; PIXELS]; 3],
+) {
+    let block = strip.block;
+    let mut acc = [[_mm256_setzero_si256(); VECTORS]; PIXELS];
+    // SAFETY: bias and scale have 16 lanes; runs stay inside the window's span, which was checked for every window.
+    unsafe {
+        for v in 0..VECTORS {
+            let bias = _mm256_loadu_si256(block.bias.as_ptr().add(v * 8).cast());
+            acc.iter_mut().for_each(|acc| acc[v] = bias);
+        }
+        let element = if WIDE { 2 } else { 1 };
+        let windows = windows.map(|at| strip.input.as_ptr().add(at * element));
+        match WIDE {
+            false => narrow(block.runs(), weights, windows, &mut acc),
+            true => wide(block.runs(), weights, windows, &mut acc),
+        }
+    }
+    let mut scale = [_mm256_setzero_ps(); VECTORS];
+    for (v, scale) in scale.iter_mut().enumerate() {
+        // SAFETY: `scale` has 16 lanes.
+        *scale = unsafe { _mm256_loadu_ps(block.scale.as_ptr().add(v * 8)) };
+    }
+    let columns = block.columns;
+    let out = strip.output.as_mut_ptr();
+    // SAFETY: `columns` bytes at every pixel and residual were checked.
+    unsafe {
+        match &strip.residual {
+            None => {
+                let mut values = acc;
+                for values in &mut values {
+                    for v in 0..VECTORS {
+                        values[v] = scaled(values[v], scale[v]);
+                    }
+                }
+                emit(&Finish::new(strip.quant), values, pixels.map(|at| out.add(at)), columns);
+            }
+            Some(residual) => {
+                let from = residual.bytes.map_or(out.cast_const(), <[u8]>::as_ptr);
+                let mut values = [[_mm256_setzero_si256(); VECTORS]; PIXELS];
+                for p in 0..PIXELS {
+                    values[p] = add(residual, strip.quant, acc[p], scale, get(from.add(residuals[p]), columns));
+                }
+                emit(&Finish::new(&residual.add.output), values, pixels.map(|at| out.add(at)), columns);
+            }
+        }
+    }
+}
+
+/// Byte products.
+///
+/// # Safety
+/// Every run is readable at every window; `weights` hold `VECTORS * 32` bytes a group.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn narrow<const VECTORS: usize, const PIXELS: usize>(
+    runs: &[Run],
+    mut weights: *const u8,
+    windows: [*const u8; PIXELS],
+    acc: &mut [[__m256i; VECTORS]; PIXELS],
+) {
+    let ones = _mm256_set1_epi16(1);
+    let mut sums = *acc;
+    for run in runs {
+        // SAFETY: the function's contract.
+        unsafe {
+            let from = windows.map(|w| w.add(run.offset));
+            for group in 0..run.groups {
+                let mut w = [_mm256_setzero_si256(); VECTORS];
+                for (v, w) in w.iter_mut().enumerate() {
+                    *w = _mm256_loadu_si256(weights.add(v * 32).cast());
+                }
+                weights = weights.add(VECTORS * 32);
+                for p in 0..PIXELS {
+                    let x = _mm256_set1_epi32(from[p].add(group * 4).cast::<i32>().read_unaligned());
+                    for v in 0..VECTORS {
+                        sums[p][v] = _mm256_add_epi32(sums[p][v], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w[v]), ones));
+                    }
+                }
+            }
+        }
+    }
+    *acc = sums;
+}
+
+/// Products of 16-bit numbers: two steps a group.
+///
+/// # Safety
+/// Every run is readable, two bytes an element, at every window; `weights` hold `VECTORS * 64` bytes a group.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn wide<const VECTORS: usize, const PIXELS: usize>(
+    runs: &[Run],
+    mut weights: *const u8,
+    windows: [*const u8; PIXELS],
+    acc: &mut [[__m256i; VECTORS]; PIXELS],
+) {
+    let mut sums = *acc;
+    for run in runs {
+        // SAFETY: the function's contract.
+        unsafe {
+            let from = windows.map(|w| w.add(run.offset * 2));
+            for half in 0..run.groups * 2 {
+                let mut w = [_mm256_setzero_si256(); VECTORS];
+                for (v, w) in w.iter_mut().enumerate() {
+                    *w = _mm256_loadu_si256(weights.add(v * 32).cast());
+                }
+                weights = weights.add(VECTORS * 32);
+                for p in 0..PIXELS {
+                    let x = _mm256_set1_epi32(from[p].add(half * 4).cast::<i32>().read_unaligned());
+                    for v in 0..VECTORS {
+                        sums[p][v] = _mm256_add_epi32(sums[p][v], _mm256_madd_epi16(x, w[v]));
+                    }
+                }
+            }
+        }
+    }
+    *acc = sums;
+}
+
+/// The convolution's own value, requantized, plus the residual: whole numbers in the sum's scale, zero point not yet added.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add<const VECTORS: usize>(
+    residual: &Residual<'_>,
+    quant: &OutputQuant,
+    acc: [__m256i; VECTORS],
+    scale: [__m256; VECTORS],
+    other: __m128i,
+) -> [__m256i; VECTORS] {
+    let (low, high) = quant.bounds();
+    let zero = _mm256_set1_epi32(i32::from(store(residual.add.b_zero)));
+    let (a_ratio, b_ratio) = (_mm256_set1_ps(residual.add.a_ratio), _mm256_set1_ps(residual.add.b_ratio));
+    // Two vectors hold channels 0-3, 8-11 and 4-7, 12-15; one holds 0-7.
+    let other = if VECTORS == 2 { _mm_shuffle_epi32::<0b11_01_10_00>(other) } else { other };
+    let others = [other, _mm_unpackhi_epi64(other, other)];
+    let mut sums = [_mm256_setzero_si256(); VECTORS];
+    for v in 0..VECTORS {
+        let own = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[v]), scale[v]);
+        let own = _mm256_min_ps(_mm256_max_ps(own, _mm256_set1_ps(low)), _mm256_set1_ps(high));
+        let own = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(own);
+        let other = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(others[v]), zero));
+        let sum = _mm256_add_ps(_mm256_mul_ps(own, a_ratio), _mm256_mul_ps(other, b_ratio));
+        sums[v] = _mm256_cvtps_epi32(_mm256_min_ps(sum, _mm256_set1_ps(CEILING)));
+    }
+    sums
+}
+
+/// Saturates whole numbers to bytes and writes `columns` of them for each pixel.
+///
+/// # Safety
+/// `columns` bytes at each of `to` are writable, `columns <= VECTORS * 8`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn emit<const VECTORS: usize, const PIXELS: usize>(
+    finish: &Finish,
+    values: [[__m256i; VECTORS]; PIXELS],
+    to: [*mut u8; PIXELS],
+    columns: usize,
+) {
+    for p in (0..PIXELS).step_by(2) {
+        let next = (p + 1).min(PIXELS - 1);
+        let (first, second) = if VECTORS == 2 {
+            let pair = |i: usize| [values[i][0], values[i][VECTORS - 1]];
+            let bytes = finish.sixteen(pair(p), pair(next));
+            (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes))
+        } else {
+            let bytes = finish.eight(values[p][0], values[next][0]);
+            (bytes, _mm_unpackhi_epi64(bytes, bytes))
+        };
+        // SAFETY: the function's contract.
+        unsafe {
+            put(to[p], first, columns);
+            if next > p {
+                put(to[next], second, columns);
+            }
+        }
+    }
+}
+
+// --------------------------------------------------------------------------------------------------------- depthwise
+
+/// Output columns that share the near cache: the input of a tile is read once for each block of eight channels.
+const TILE: usize = 16;
+
+/// Square window of `K` x `K` at stride `S`: two output rows at a time, the last alone if they are odd.
+///
+/// # Safety
+/// `dw.check` passed, the window is as said, `weights` are packed for one and for two rows.
+#[target_feature(enable = "avx2")]
+unsafe fn sliding_rows<const K: usize, const S: usize>(
+    dw: &Depthwise,
+    weights: [&[i16]; 2],
+    input: &[u8],
+    output: &mut [u8],
+    rows: Range<usize>,
+) {
+    let base = dw.output.rows(rows.clone()).start;
+    let mut y = rows.start;
+    while y < rows.end {
+        let count = (rows.end - y).min(2);
+        for x in (0..dw.output.width).step_by(TILE) {
+            let columns = x..(x + TILE).min(dw.output.width);
+            let from = dw.origin + y * dw.steps[0] + x * dw.steps[1];
+            let to = dw.output.offset(y, x) - base;
+            // SAFETY: windows of rows `y..y + count` and columns `columns` lie inside the input, pixels inside the output.
+            unsafe {
+                let (from, to) = (input.as_ptr().add(from), output.as_mut_ptr().add(to));
+                match count {
+                    2 => sliding_tile::<K, S, 2>(dw, weights[1], from, to, columns.len()),
+                    _ => sliding_tile::<K, S, 1>(dw, weights[0], from, to, columns.len()),
+                }
+            }
+        }
+        y += count;
+    }
+}
+
+/// All channels of `R` rows x `width` columns.
+///
+/// # Safety
+/// As [`sliding_rows`]: `from` is the first window's first byte, `to` the first pixel's.
+#[target_feature(enable = "avx2")]
+unsafe fn sliding_tile<const K: usize, const S: usize, const R: usize>(
+    dw: &Depthwise,
+    weights: &[i16],
+    from: *const u8,
+    to: *mut u8,
+    width: usize,
+) {
+    let per_block = weights.len() / (dw.bias.as_slice().len() / DW_LANES);
+    for (block, weights) in weights.chunks_exact(per_block).enumerate() {
+        // SAFETY: `block` counts lane blocks, `per_block` the weights of each.
+        unsafe { sliding_block::<K, S, R>(dw, weights.as_ptr().cast(), from, to, width, block * DW_LANES) }
+    }
+}
+
+/// Eight channels from `channel`. Accumulators slide along the row: slot `i` belongs to output column `step - i`.
+///
+/// # Safety
+/// As [`sliding_tile`]; `weights` are the lane block's.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn sliding_block<const K: usize, const S: usize, const R: usize>(
+    dw: &Depthwise,
+    weights: *const __m256i,
+    from: *const u8,
+    to: *mut u8,
+    width: usize,
+    channel: usize,
+) {
+    const { assert!(K <= 5 && R <= 2) };
+    const SLOTS: usize = 5;
+    let slots = const { K.div_ceil(S) };
+    let finish = Finish::new(&dw.quant);
+    let count = DW_LANES.min(dw.output.channels - channel);
+    let (row_out, pixel_out) = (dw.output.row_stride(), dw.output.pixel_stride);
+    // SAFETY: bias and scale are filled up to whole lane blocks.
+    let (bias, scale) = unsafe {
+        (_mm256_loadu_si256(dw.bias.as_slice().as_ptr().add(channel).cast()), _mm256_loadu_ps(dw.scale.as_slice().as_ptr().add(channel)))
+    };
+    let mut acc = [[bias; R]; SLOTS];
+    let columns = (width - 1) * S + K;
+    for step in 0..width + slots - 1 {
+        for phase in 0..S {
+            let column = step * S + phase;
+            if column < columns {
+                // SAFETY: input columns `0..columns` and the rows of the window lie inside the tensor; eight bytes are
+                // readable at its last pixel because of the slack.
+                unsafe {
+                    let pairs = row_pairs_at::<K, S, R>(from.add(column * dw.input.pixel_stride + channel), dw.input.row_stride());
+                    for (slot, acc) in acc.iter_mut().enumerate().take(slots) {
+                        let kx = slot * S + phase;
+                        if kx < K {
+                            accumulate::<K, S, R>(acc, &pairs, weights, kx);
+                        }
+                    }
+                }
+            }
+        }
+        if step + 1 >= slots {
+            let mut done = acc[slots - 1];
+            for done in &mut done {
+                *done = scaled(*done, scale);
+            }
+            let bytes = finish.eight(done[0], done[R - 1]);
+            // SAFETY: the pixel is one of the `width` columns, `count` channels are left in it, and there are `R` rows.
+            unsafe {
+                let to = to.add((step + 1 - slots) * pixel_out + channel);
+                put(to, bytes, count);
+                if R == 2 {
+                    put(to.add(row_out), _mm_unpackhi_epi64(bytes, bytes), count);
+                }
+            }
+        }
+        for slot in (1..slots).rev() {
+            acc[slot] = acc[slot - 1];
+        }
+        acc[0] = [bias; R];
+    }
+}
+
+/// Most row pairs that any supported window needs: 5x5 at stride 2 for two rows.
+const PAIRS: usize = 4;
+
+/// Rows 2p and 2p + 1 of a column, eight channels, interleaved as 16-bit numbers. A row that no window needs reads as zero.
+///
+/// # Safety
+/// Eight bytes are readable at the column in each of the `(R - 1) * S + K` rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn row_pairs_at<const K: usize, const S: usize, const R: usize>(column: *const u8, row_stride: usize) -> [__m256i; PAIRS] {
+    let rows = const { (R - 1) * S + K };
+    let mut pairs = [_mm256_setzero_si256(); PAIRS];
+    for (p, pair) in pairs.iter_mut().enumerate().take(rows.div_ceil(2)) {
+        // SAFETY: rows 2p and, where there is one, 2p + 1 are among those of the contract.
+        unsafe {
+            let a = _mm_loadl_epi64(column.add(2 * p * row_stride).cast());
+            let b = if 2 * p + 1 < rows { _mm_loadl_epi64(column.add((2 * p + 1) * row_stride).cast()) } else { _mm_setzero_si128() };
+            *pair = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b));
+        }
+    }
+    pairs
+}
+
+/// Adds kernel column `kx` to one output column's sums.
+///
+/// # Safety
+/// `weights` are a lane block's.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn accumulate<const K: usize, const S: usize, const R: usize>(
+    acc: &mut [__m256i; R],
+    pairs: &[__m256i; PAIRS],
+    weights: *const __m256i,
+    kx: usize,
+) {
+    let mut at = 0;
+    let per_column = const {
+        let (mut row, mut sum) = (0, 0);
+        while row < R {
+            let (first, end) = row_pairs(K, S, row);
+            sum += end - first;
+            row += 1;
+        }
+        sum
+    };
+    for (row, acc) in acc.iter_mut().enumerate() {
+        let (first, end) = row_pairs(K, S, row);
+        for pair in &pairs[first..end] {
+            // SAFETY: `at < per_column`, `kx < K`.
+            let w = unsafe { _mm256_loadu_si256(weights.add(kx * per_column + at)) };
+            *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(*pair, w));
+            at += 1;
+        }
+    }
+}
+
+/// Any window: tap pairs, eight channels at a time.
+///
+/// # Safety
+/// `dw.check` passed.
+#[target_feature(enable = "avx2")]
+unsafe fn any_window(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
+    let base = dw.output.rows(rows.clone()).start;
+    let finish = Finish::new(&dw.quant);
+    let channels = dw.output.channels;
+    for y in rows {
+        for x in 0..dw.output.width {
+            let (window, pixel) = (dw.origin + y * dw.steps[0] + x * dw.steps[1], dw.output.offset(y, x) - base);
+            for channel in (0..channels).step_by(DW_LANES) {
+                // SAFETY: every tap of the window is inside the input and eight bytes are readable there because of the
+                // slack; weights, bias and scale are filled up to whole lane blocks; the pixel is inside the output.
+                unsafe {
+                    let mut acc = _mm256_loadu_si256(dw.bias.as_slice().as_ptr().add(channel).cast());
+                    let weights = dw.paired.as_slice().as_ptr().add(channel * dw.taps.len() * 2).cast::<__m256i>();
+                    let from = input.as_ptr().add(window + channel);
+                    for (i, &[a, b]) in dw.taps.iter().enumerate() {
+                        let (a, b) = (_mm_loadl_epi64(from.add(a).cast()), _mm_loadl_epi64(from.add(b).cast()));
+                        let pair = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b));
+                        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(pair, _mm256_loadu_si256(weights.add(i))));
+                    }
+                    let done = scaled(acc, _mm256_loadu_ps(dw.scale.as_slice().as_ptr().add(channel)));
+                    let to = output.as_mut_ptr().add(pixel + channel);
+                    put(to, finish.eight(done, done), DW_LANES.min(channels - channel));
+                }
+            }
+        }
+    }
+}

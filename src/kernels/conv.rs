@@ -1,0 +1,493 @@
+//! Convolution: dense, grouped, pointwise, matrix product and depthwise, one or two dimensions.
+//!
+//! A matrix product `[m, k] x [k, n]` is a pointwise convolution over an image of height 1 and width m. There is no im2col
+//! and no table of pointers: the input carries its padding as a border, so every window is inside it.
+
+use super::depthwise::Depthwise;
+use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack};
+use super::{AddQuant, Error, Isa, Layout, OutputQuant, SLACK, check_multiplier, load, store};
+use std::ops::Range;
+
+/// A convolution as the model states it, with the layouts that the planner chose.
+#[derive(Clone, Debug)]
+pub struct ConvParams<'a> {
+    /// Its border must hold the padding: see [`ConvParams::border`].
+    pub input: Layout,
+    pub output: Layout,
+    /// Height and width of the window, as all pairs here.
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    pub dilation: [usize; 2],
+    /// Padding at the top and at the left. At the bottom and right it follows from the output's size.
+    pub pad: [usize; 2],
+    /// Divides input and output channels. Depthwise: groups, input and output channels all equal.
+    pub groups: usize,
+    /// Zero point of the input as int8; also what the border holds.
+    pub input_zero: i8,
+    /// `[output channel][input channel of its group][kernel height][kernel width]`, each less its zero point: -255..=255.
+    pub weights: &'a [i16],
+    /// One an output channel, in units of `input_scale * weight_scale`.
+    pub bias: &'a [i32],
+    /// `input_scale * weight_scale / output_scale`, one an output channel.
+    pub multipliers: &'a [f32],
+    pub quant: OutputQuant,
+    /// A tensor added to the requantized result; operand a is the convolution. [`ConvParams::quant`] then describes the
+    /// convolution's own result, [`AddQuant::output`] the sum.
+    pub residual: Option<(AddQuant, Layout)>,
+}
+
+impl ConvParams<'_> {
+    /// The border that the input needs: padding at the top and left, and what the last window reads beyond the image.
+    pub fn border(&self) -> super::Border {
+        let beyond = |axis: usize, output: usize, input: usize| {
+            let reach = (self.kernel[axis] - 1).saturating_mul(self.dilation[axis]).saturating_add(1);
+            let last = (output - 1).saturating_mul(self.stride[axis]).saturating_add(reach);
+            last.saturating_sub(self.pad[axis].saturating_add(input))
+        };
+        super::Border {
+            top: self.pad[0],
+            left: self.pad[1],
+            bottom: beyond(0, self.output.height, self.input.height),
+            right: beyond(1, self.output.width, self.input.width),
+        }
+    }
+
+    /// Multiply-accumulates of one run; taps on the padding count.
+    pub fn macs(&self) -> u64 {
+        (self.output.height * self.output.width * self.weights.len()) as u64
+    }
+
+    pub(crate) fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.groups == self.input.channels && self.groups == self.output.channels
+    }
+
+    /// Input bytes from one output pixel's window to the next one's, down and to the right.
+    pub(crate) fn steps(&self) -> [usize; 2] {
+        [self.stride[0] * self.input.row_stride(), self.stride[1] * self.input.pixel_stride]
+    }
+
+    /// Input byte of the first window's first tap.
+    pub(crate) fn origin(&self) -> usize {
+        self.input.offset(0, 0) - self.pad[0] * self.input.row_stride() - self.pad[1] * self.input.pixel_stride
+    }
+
+    /// Input byte of tap (ky, kx), from the window's first.
+    pub(crate) fn tap(&self, ky: usize, kx: usize) -> usize {
+        ky * self.dilation[0] * self.input.row_stride() + kx * self.dilation[1] * self.input.pixel_stride
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.input.check()?;
+        self.output.check()?;
+        for axis in 0..2 {
+            positive("kernel size", self.kernel[axis])?;
+            positive("stride", self.stride[axis])?;
+            positive("dilation", self.dilation[axis])?;
+        }
+        positive("groups", self.groups)?;
+        equal("input channels modulo groups", 0, self.input.channels % self.groups)?;
+        equal("output channels modulo groups", 0, self.output.channels % self.groups)?;
+        let weights = [self.output.channels, self.input.channels / self.groups, self.kernel[0], self.kernel[1]];
+        let weights = weights.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
+        equal("weights", weights, self.weights.len())?;
+        equal("biases", self.output.channels, self.bias.len())?;
+        equal("scales", self.output.channels, self.multipliers.len())?;
+        if let Some(index) = self.weights.iter().position(|w| !(-255..=255).contains(w)) {
+            return Err(Error::Weight { index, found: self.weights[index] });
+        }
+        self.multipliers.iter().try_for_each(|&m| check_multiplier(m))?;
+        self.quant.check()?;
+        self.check_border()?;
+        self.residual.as_ref().map_or(Ok(()), |(add, layout)| self.check_residual(add, layout))
+    }
+
+    fn check_border(&self) -> Result<(), Error> {
+        for axis in 0..2 {
+            // Keeps the products of `tap` and `steps` small; where they matter they lie inside the tensor.
+            let reach = self.kernel[axis].checked_mul(self.dilation[axis]).filter(|&n| n < 1 << 24 && self.stride[axis] < 1 << 24);
+            reach.ok_or(Error::Parameter { what: "kernel size times dilation, or stride,", found: self.kernel[axis] })?;
+        }
+        let (needed, found) = (self.border(), self.input.border);
+        let sides = [("top", needed.top, found.top), ("left", needed.left, found.left)];
+        let sides = sides.into_iter().chain([("bottom", needed.bottom, found.bottom), ("right", needed.right, found.right)]);
+        match sides.into_iter().find(|(_, needed, found)| needed > found) {
+            Some((side, needed, found)) => Err(Error::Border { side, needed, found }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_residual(&self, add: &AddQuant, layout: &Layout) -> Result<(), Error> {
+        add.check()?;
+        layout.check()?;
+        equal("residual height", self.output.height, layout.height)?;
+        equal("residual width", self.output.width, layout.width)?;
+        equal("residual channels", self.output.channels, layout.channels)?;
+        equal("zero point of the convolution in its residual addition", stored(self.quant.zero_point), stored(add.a_zero))
+    }
+}
+
+fn stored(value: i8) -> usize {
+    usize::from(store(value))
+}
+
+pub(crate) fn positive(what: &'static str, found: usize) -> Result<(), Error> {
+    if found > 0 { Ok(()) } else { Err(Error::Parameter { what, found }) }
+}
+
+pub(crate) fn equal(what: &'static str, expected: usize, found: usize) -> Result<(), Error> {
+    if expected == found { Ok(()) } else { Err(Error::Mismatch { what, expected, found }) }
+}
+
+/// A grid of byte offsets: pixel (y, x) of the rows at hand is at `base + y * step_y + x * step_x`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grid {
+    pub base: usize,
+    pub step_y: usize,
+    pub step_x: usize,
+}
+
+impl Grid {
+    fn of(layout: &Layout, row: usize, channel: usize, sliced_at: usize) -> Grid {
+        Grid { base: layout.offset(row, 0) + channel - sliced_at, step_y: layout.row_stride(), step_x: layout.pixel_stride }
+    }
+
+    /// Offset of the last of `height * width` pixels.
+    pub fn last(&self, height: usize, width: usize) -> usize {
+        self.base + (height - 1) * self.step_y + (width - 1) * self.step_x
+    }
+}
+
+/// Where a residual is read.
+pub(crate) struct Residual<'a> {
+    pub add: &'a AddQuant,
+    /// `None`: the output holds it and is overwritten.
+    pub bytes: Option<&'a [u8]>,
+    pub grid: Grid,
+}
+
+/// One block of output channels over some output rows: the inner loops' unit of work. `input` is the activation's bytes for
+/// narrow weights, the same as little-endian 16-bit numbers for wide ones; `windows` counts elements either way.
+pub(crate) struct Strip<'a> {
+    pub block: &'a Block,
+    pub height: usize,
+    pub width: usize,
+    pub input: &'a [u8],
+    pub windows: Grid,
+    pub output: &'a mut [u8],
+    pub pixels: Grid,
+    pub quant: &'a OutputQuant,
+    pub residual: Option<Residual<'a>>,
+}
+
+impl Strip<'_> {
+    /// Panics unless every byte that the loops touch is inside its buffer. Loops may read one group past a window's span
+    /// (`SLACK` covers it) and touch exactly `columns` bytes of an output pixel.
+    pub fn check(&self) {
+        let width = if matches!(self.block.weights(), Weights::Narrow(_)) { 1 } else { 2 };
+        assert!((self.windows.last(self.height, self.width) + self.block.span()) * width <= self.input.len());
+        assert!(self.pixels.last(self.height, self.width) + self.block.columns <= self.output.len());
+        if let Some(residual) = &self.residual {
+            let bytes = residual.bytes.map_or(self.output.len(), <[u8]>::len);
+            assert!(residual.grid.last(self.height, self.width) + self.block.columns <= bytes);
+        }
+    }
+}
+
+/// Walks the pixels of a strip in row order, a few at a time.
+pub(crate) struct Walker {
+    width: usize,
+    x: usize,
+    left: usize,
+    at: [usize; 3],
+    step: [usize; 3],
+    wrap: [usize; 3],
+}
+
+impl Walker {
+    #[inline(always)]
+    pub fn new(strip: &Strip<'_>) -> Walker {
+        let residual = strip.residual.as_ref().map_or(strip.pixels, |r| r.grid);
+        let grids = [strip.windows, strip.pixels, residual];
+        Walker {
+            width: strip.width,
+            x: 0,
+            left: strip.height * strip.width,
+            at: grids.map(|g| g.base),
+            step: grids.map(|g| g.step_x),
+            wrap: grids.map(|g| g.step_y.wrapping_sub(strip.width * g.step_x)),
+        }
+    }
+
+    /// Pixels still to come.
+    #[inline(always)]
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Offsets of the next `N` pixels in input, output and residual. The caller knows that there are as many.
+    #[inline(always)]
+    pub fn take<const N: usize>(&mut self) -> [[usize; N]; 3] {
+        let mut out = [[0; N]; 3];
+        self.left -= N;
+        for i in 0..N {
+            for (out, at) in out.iter_mut().zip(self.at) {
+                out[i] = at;
+            }
+            self.x += 1;
+            for (at, step) in self.at.iter_mut().zip(self.step) {
+                *at += step;
+            }
+            if self.x == self.width {
+                self.x = 0;
+                for (at, wrap) in self.at.iter_mut().zip(self.wrap) {
+                    *at = at.wrapping_add(wrap);
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Inner loops of one instruction set. Implementations are bit-equal to `reference`.
+pub(crate) trait Kernel: Copy {
+    /// How dense weights are packed for [`Kernel::strip`].
+    const STYLE: Style;
+    /// Computes one strip.
+    fn strip(self, strip: &mut Strip<'_>);
+    /// Each byte as a little-endian 16-bit number (see [`super::widen`]). `wide` has twice the length of `bytes`.
+    fn widen(self, bytes: &[u8], wide: &mut [u8]);
+    /// The sum of two quantized tensors; three slices of one length.
+    #[inline(always)]
+    fn add(self, quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
+        for ((out, &a), &b) in output.iter_mut().zip(a).zip(b) {
+            *out = store(quant.apply(load(a), load(b)));
+        }
+    }
+    /// Rows `rows` of a depthwise convolution. `output` are the bytes those rows own.
+    fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>);
+}
+
+#[derive(Clone, Debug)]
+enum Body {
+    Dense { blocks: Vec<Block>, any_wide: bool },
+    Depthwise(Depthwise),
+}
+
+/// A convolution packed for one instruction set.
+#[derive(Clone, Debug)]
+pub struct Conv {
+    isa: Isa,
+    body: Body,
+    input: Layout,
+    output: Layout,
+    kernel_rows: usize,
+    stride: usize,
+    origin: usize,
+    steps: [usize; 2],
+    /// Output rows done at once, so that their input stays in the near caches.
+    chunk: usize,
+    quant: OutputQuant,
+    residual: Option<(AddQuant, Layout)>,
+    macs: u64,
+}
+
+/// Input elements of a chunk: with the widened copy they fill half of a small board's second-level cache.
+const CHUNK_ELEMENTS: usize = 64 << 10;
+
+impl Conv {
+    /// Checks `params` and packs them for `isa`.
+    pub fn prepare(isa: Isa, params: &ConvParams) -> Result<Conv, Error> {
+        params.check()?;
+        let body = match isa {
+            Isa::Portable(k) => body(k, params)?,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(k) => body(k, params)?,
+        };
+        let kernel_rows = (params.kernel[0] - 1) * params.dilation[0] + 1;
+        let row = params.input.row_stride();
+        let rows = (CHUNK_ELEMENTS / row).saturating_sub(kernel_rows) / params.stride[0] + 1;
+        Ok(Conv {
+            isa,
+            body,
+            input: params.input,
+            output: params.output,
+            kernel_rows,
+            stride: params.stride[0],
+            origin: params.origin(),
+            steps: params.steps(),
+            chunk: rows.min(params.output.height),
+            quant: params.quant,
+            residual: params.residual,
+            macs: params.macs(),
+        })
+    }
+
+    /// Bytes of scratch that one thread's [`Conv::run`] needs.
+    pub fn scratch_bytes(&self) -> usize {
+        match &self.body {
+            Body::Dense { any_wide: true, .. } => 2 * self.window_rows(0..self.chunk).len(),
+            _ => 0,
+        }
+    }
+
+    /// Multiply-accumulates of all rows.
+    pub fn macs(&self) -> u64 {
+        self.macs
+    }
+
+    /// Bytes of packed weights.
+    pub fn weight_bytes(&self) -> usize {
+        match &self.body {
+            Body::Dense { blocks, .. } => blocks.iter().map(Block::bytes).sum(),
+            Body::Depthwise(dw) => dw.bytes(),
+        }
+    }
+
+    /// What runs, for reports: instruction set, kind, and for dense layers how many blocks needed 16-bit products.
+    pub fn describe(&self) -> String {
+        match &self.body {
+            Body::Dense { blocks, .. } => {
+                let wide = blocks.iter().filter(|b| matches!(b.weights(), Weights::Wide(_))).count();
+                format!("{} dense, {wide}/{} blocks wide", self.isa.name(), blocks.len())
+            }
+            Body::Depthwise(_) => format!("{} depthwise", self.isa.name()),
+        }
+    }
+
+    /// Placement of the result.
+    pub fn output(&self) -> &Layout {
+        &self.output
+    }
+
+    /// Computes output rows `rows`. `input` holds the whole tensor, `output` the bytes that [`Layout::rows`] names for
+    /// `rows`. With a residual in the parameters, `residual` holds that tensor, or is `None` where it lies in the output's
+    /// own place (the same layout), to be overwritten.
+    pub fn run(&self, input: &[u8], output: &mut [u8], rows: Range<usize>, residual: Option<&[u8]>, scratch: &mut [u8]) {
+        assert!(rows.start < rows.end && rows.end <= self.output.height, "rows {rows:?} of {}", self.output.height);
+        assert!(input.len() >= self.input.bytes() && output.len() >= self.output.rows(rows.clone()).len());
+        match self.isa {
+            Isa::Portable(k) => self.run_on(k, input, output, rows.clone(), residual, scratch),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(k) => self.run_on(k, input, output, rows.clone(), residual, scratch),
+        }
+        let zero = self.residual.map_or(self.quant.zero_point, |(add, _)| add.output.zero_point);
+        self.output.fill_border(rows, output, store(zero));
+    }
+
+    #[inline(always)]
+    fn run_on<K: Kernel>(
+        &self,
+        kernel: K,
+        input: &[u8],
+        output: &mut [u8],
+        rows: Range<usize>,
+        residual: Option<&[u8]>,
+        scratch: &mut [u8],
+    ) {
+        let (blocks, any_wide) = match &self.body {
+            Body::Dense { blocks, any_wide } => (blocks, *any_wide),
+            Body::Depthwise(dw) => return kernel.depthwise(dw, input, output, rows),
+        };
+        for start in rows.clone().step_by(self.chunk) {
+            let chunk = start..(start + self.chunk).min(rows.end);
+            let window = self.window_rows(chunk.clone());
+            let wide = &mut scratch[..if any_wide { 2 * window.len() } else { 0 }];
+            if any_wide {
+                kernel.widen(&input[window.clone()], wide);
+            }
+            for block in blocks {
+                let (bytes, base) = match block.weights() {
+                    Weights::Narrow(_) => (input, 0),
+                    Weights::Wide(_) => (&*wide, window.start),
+                };
+                let mut strip = self.strip(block, chunk.clone(), bytes, base, output, self.output.rows(rows.clone()).start, residual);
+                kernel.strip(&mut strip);
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    #[inline(always)]
+    fn strip<'a>(
+        &'a self,
+        block: &'a Block,
+        rows: Range<usize>,
+        input: &'a [u8],
+        input_base: usize,
+        output: &'a mut [u8],
+        output_base: usize,
+        residual: Option<&'a [u8]>,
+    ) -> Strip<'a> {
+        let base = self.origin + rows.start * self.steps[0] - input_base;
+        let residual = self.residual.as_ref().map(|(add, layout)| Residual {
+            add,
+            bytes: residual,
+            grid: Grid::of(layout, rows.start, block.channel, if residual.is_none() { output_base } else { 0 }),
+        });
+        Strip {
+            block,
+            height: rows.len(),
+            width: self.output.width,
+            input,
+            windows: Grid { base, step_y: self.steps[0], step_x: self.steps[1] },
+            output,
+            pixels: Grid::of(&self.output, rows.start, block.channel, output_base),
+            quant: &self.quant,
+            residual,
+        }
+    }
+
+    /// Input bytes that output rows `rows` read: whole rows and the slack behind.
+    fn window_rows(&self, rows: Range<usize>) -> Range<usize> {
+        let stride = self.input.row_stride();
+        let first = self.origin / stride + rows.start * self.stride;
+        let end = first + (rows.len() - 1) * self.stride + self.kernel_rows;
+        first * stride..end * stride + SLACK
+    }
+}
+
+fn body<K: Kernel>(_: K, params: &ConvParams) -> Result<Body, Error> {
+    if params.is_depthwise() {
+        return Ok(Body::Depthwise(Depthwise::pack(params)?));
+    }
+    let mut blocks = Vec::new();
+    let out_per_group = params.output.channels / params.groups;
+    for group in 0..params.groups {
+        let stretches = stretches(params, group);
+        for first in (0..out_per_group).step_by(LANES) {
+            let channels = group * out_per_group + first..group * out_per_group + (first + LANES).min(out_per_group);
+            let weights: Vec<Vec<i16>> = channels.clone().map(|o| taps_first(params, o)).collect();
+            let columns = Columns {
+                channel: channels.start,
+                weights: &weights,
+                bias: &params.bias[channels.clone()],
+                multipliers: &params.multipliers[channels],
+                input_zero: params.input_zero,
+            };
+            blocks.push(pack(&K::STYLE, &stretches, &columns)?);
+        }
+    }
+    let any_wide = blocks.iter().any(|b| matches!(b.weights(), Weights::Wide(_)));
+    Ok(Body::Dense { blocks, any_wide })
+}
+
+/// The contiguous stretches of a window of `group`, in the order of [`taps_first`].
+fn stretches(params: &ConvParams, group: usize) -> Vec<Stretch> {
+    let depth = params.input.channels / params.groups;
+    let contiguous = depth == params.input.pixel_stride && params.dilation[1] == 1;
+    let (taps, length) = if contiguous { (1, params.kernel[1] * depth) } else { (params.kernel[1], depth) };
+    let at = (0..params.kernel[0]).flat_map(|ky| (0..taps).map(move |kx| (ky, kx)));
+    let stretch = |(i, (ky, kx))| Stretch { offset: params.tap(ky, kx) + group * depth, length, first: i * length };
+    at.enumerate().map(stretch).collect()
+}
+
+/// Weights of an output channel as `[kernel height][kernel width][input channel]`.
+fn taps_first(params: &ConvParams, channel: usize) -> Vec<i16> {
+    let depth = params.input.channels / params.groups;
+    let taps = params.kernel[0] * params.kernel[1];
+    let weights = &params.weights[channel * depth * taps..][..depth * taps];
+    (0..taps * depth).map(|i| weights[i % depth * taps + i / depth]).collect()
+}
+
+/// Longest read past the end of a run: the rest of its last group.
+const _: () = assert!(GROUP <= SLACK);

@@ -1,0 +1,131 @@
+//! Weights of a depthwise convolution: each channel is filtered by itself, eight channels are a **lane block**.
+//!
+//! Loops multiply 16-bit numbers two taps at a time, so weights lie in tap pairs:
+//!
+//! ```text
+//!   any window:       [lane block][tap pair][lane][2]      taps in row order; an odd last tap pairs with a zero weight
+//!   square, small:    [lane block][kernel column][output row][row pair][lane][2]
+//! ```
+//!
+//! The second form is for windows of 3x3 and 5x5 with stride 1 or 2. A pair of input rows is widened and interleaved once
+//! and serves every kernel column and two output rows: output row `r` meets row pair `p` with the weights of kernel rows
+//! `2p - r * stride` and the next, zero where there is none.
+
+use super::conv::ConvParams;
+use super::pack::{Aligned, Columns, folded_bias};
+use super::{Error, Layout, OutputQuant};
+
+/// Channels of a lane block.
+pub(crate) const DW_LANES: usize = 8;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Depthwise {
+    pub input: Layout,
+    pub output: Layout,
+    pub quant: OutputQuant,
+    pub kernel: usize,
+    pub stride: usize,
+    /// Input byte of the first window, and bytes from one window to the next: down, right.
+    pub origin: usize,
+    pub steps: [usize; 2],
+    /// Input bytes of the two taps of each pair, from the window's first.
+    pub taps: Vec<[usize; 2]>,
+    pub paired: Aligned<i16>,
+    /// For one and for two output rows at a time; `None` where the window is not square and small.
+    pub sliding: Option<[Aligned<i16>; 2]>,
+    /// Per channel, filled up to whole lane blocks.
+    pub bias: Aligned<i32>,
+    pub scale: Aligned<f32>,
+}
+
+impl Depthwise {
+    /// `params` were checked and are depthwise.
+    pub fn pack(params: &ConvParams) -> Result<Depthwise, Error> {
+        if params.residual.is_some() {
+            return Err(Error::Parameter { what: "residual addition of a depthwise convolution", found: 1 });
+        }
+        let channels = params.output.channels;
+        let taps = params.kernel[0] * params.kernel[1];
+        let weights: Vec<Vec<i16>> = params.weights.chunks_exact(taps).map(<[i16]>::to_vec).collect();
+        let columns =
+            Columns { channel: 0, weights: &weights, bias: params.bias, multipliers: params.multipliers, input_zero: params.input_zero };
+        let mut bias = (0..channels).map(|c| folded_bias(&columns, c)).collect::<Result<Vec<i32>, Error>>()?;
+        let mut scale = params.multipliers.to_vec();
+        let padded = channels.next_multiple_of(DW_LANES);
+        bias.resize(padded, 0);
+        scale.resize(padded, 0.0);
+        Ok(Depthwise {
+            input: params.input,
+            output: params.output,
+            quant: params.quant,
+            kernel: params.kernel[0],
+            stride: params.stride[0],
+            origin: params.origin(),
+            steps: params.steps(),
+            taps: tap_pairs(params),
+            paired: Aligned::new(&paired(&weights, padded)),
+            sliding: is_sliding(params).then(|| [1, 2].map(|rows| Aligned::new(&sliding(params, &weights, padded, rows)))),
+            bias: Aligned::new(&bias),
+            scale: Aligned::new(&scale),
+        })
+    }
+
+    /// Bytes of packed weights that one run reads.
+    pub fn bytes(&self) -> usize {
+        2 * self.sliding.as_ref().map_or(&self.paired, |s| &s[1]).as_slice().len()
+    }
+
+    /// Panics unless `input` is the whole tensor and `output` the bytes that `rows` own.
+    pub fn check(&self, input: &[u8], output: &[u8], rows: &std::ops::Range<usize>) {
+        assert!(rows.start < rows.end && rows.end <= self.output.height);
+        assert!(input.len() >= self.input.bytes() && output.len() >= self.output.rows(rows.clone()).len());
+    }
+}
+
+fn is_sliding(params: &ConvParams) -> bool {
+    let square = params.kernel[0] == params.kernel[1] && params.stride[0] == params.stride[1] && params.dilation == [1, 1];
+    square && matches!(params.kernel[0], 3 | 5) && matches!(params.stride[0], 1 | 2)
+}
+
+fn tap_pairs(params: &ConvParams) -> Vec<[usize; 2]> {
+    let offsets: Vec<usize> =
+        (0..params.kernel[0]).flat_map(|ky| (0..params.kernel[1]).map(move |kx| (ky, kx))).map(|(ky, kx)| params.tap(ky, kx)).collect();
+    offsets.chunks(2).map(|pair| [pair[0], *pair.last().unwrap_or(&pair[0])]).collect()
+}
+
+fn paired(weights: &[Vec<i16>], padded: usize) -> Vec<i16> {
+    let taps = weights[0].len();
+    let weight = |channel: usize, tap: usize| weights.get(channel).and_then(|w| w.get(tap)).copied().unwrap_or(0);
+    let mut out = Vec::with_capacity(padded * taps.next_multiple_of(2));
+    for block in (0..padded).step_by(DW_LANES) {
+        for tap in (0..taps).step_by(2) {
+            out.extend((block..block + DW_LANES).flat_map(|channel| [weight(channel, tap), weight(channel, tap + 1)]));
+        }
+    }
+    out
+}
+
+/// Row pairs that output row `row` of a group meets.
+pub(crate) const fn row_pairs(kernel: usize, stride: usize, row: usize) -> (usize, usize) {
+    (row * stride / 2, (row * stride + kernel - 1) / 2 + 1)
+}
+
+fn sliding(params: &ConvParams, weights: &[Vec<i16>], padded: usize, rows: usize) -> Vec<i16> {
+    let (kernel, stride) = (params.kernel[0], params.stride[0]);
+    let weight = |channel: usize, row: usize, input_row: usize, kx: usize| {
+        let ky = input_row.checked_sub(row * stride).filter(|&ky| ky < kernel);
+        ky.zip(weights.get(channel)).map_or(0, |(ky, w)| w[ky * kernel + kx])
+    };
+    let mut out = Vec::new();
+    for block in (0..padded).step_by(DW_LANES) {
+        for kx in 0..kernel {
+            for row in 0..rows {
+                let (first, end) = row_pairs(kernel, stride, row);
+                for pair in first..end {
+                    out.extend((block..block + DW_LANES).flat_map(|c| [0, 1].map(|i| weight(c, row, 2 * pair + i, kx))));
+                }
+            }
+        }
+    }
+    out
+}

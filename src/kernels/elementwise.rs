@@ -1,0 +1,108 @@
+//! Operators that look at one element at a time: the sum of two tensors, and any function of one value as a table.
+
+use super::conv::Kernel;
+use super::conv::equal;
+use super::{AddQuant, Error, Isa, Layout, load, store};
+use std::ops::Range;
+
+/// The sum of two quantized tensors of one shape (or their difference: a negative ratio).
+#[derive(Clone, Debug)]
+pub struct Add {
+    isa: Isa,
+    quant: AddQuant,
+    a: Layout,
+    b: Layout,
+    output: Layout,
+}
+
+impl Add {
+    pub fn prepare(isa: Isa, quant: AddQuant, a: Layout, b: Layout, output: Layout) -> Result<Add, Error> {
+        quant.check()?;
+        same_shape(&a, &output)?;
+        same_shape(&b, &output)?;
+        Ok(Add { isa, quant, a, b, output })
+    }
+
+    /// Placement of the result.
+    pub fn output(&self) -> &Layout {
+        &self.output
+    }
+
+    /// Computes output rows `rows`; buffers as in the module's contract.
+    pub fn run(&self, a: &[u8], b: &[u8], output: &mut [u8], rows: Range<usize>) {
+        let base = self.output.rows(rows.clone()).start;
+        let count = run_length(&[&self.a, &self.b, &self.output]);
+        for y in rows.clone() {
+            for x in (0..self.output.width).step_by(count) {
+                let length = count * self.output.channels;
+                let to = self.output.offset(y, x) - base;
+                let (a, b) = (&a[self.a.offset(y, x)..][..length], &b[self.b.offset(y, x)..][..length]);
+                match self.isa {
+                    Isa::Portable(k) => k.add(&self.quant, a, b, &mut output[to..to + length]),
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2(k) => k.add(&self.quant, a, b, &mut output[to..to + length]),
+                }
+            }
+        }
+        self.output.fill_border(rows, output, store(self.quant.output.zero_point));
+    }
+}
+
+/// Any function of one int8 value: activations, chains of them, a change of scale.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// By the input's byte, the output's byte.
+    bytes: Box<[u8; 256]>,
+    input: Layout,
+    output: Layout,
+    border: u8,
+}
+
+impl Table {
+    /// `values[v + 128]` is the result for `v`; `output_zero` is what the output's border holds.
+    pub fn prepare(values: &[i8; 256], output_zero: i8, input: Layout, output: Layout) -> Result<Table, Error> {
+        same_shape(&input, &output)?;
+        let bytes = std::array::from_fn(|byte| store(values[(i32::from(load(byte as u8)) + 128) as usize]));
+        Ok(Table { bytes: Box::new(bytes), input, output, border: store(output_zero) })
+    }
+
+    /// Placement of the result.
+    pub fn output(&self) -> &Layout {
+        &self.output
+    }
+
+    /// Computes output rows `rows`; `input` is `None` where it lies in the output's own place.
+    pub fn run(&self, input: Option<&[u8]>, output: &mut [u8], rows: Range<usize>) {
+        assert!(input.is_some() || self.input == self.output, "in place needs one layout");
+        let base = self.output.rows(rows.clone()).start;
+        let count = run_length(&[&self.input, &self.output]);
+        for y in rows.clone() {
+            for x in (0..self.output.width).step_by(count) {
+                let length = count * self.output.channels;
+                let to = self.output.offset(y, x) - base;
+                let out = &mut output[to..to + length];
+                match input {
+                    Some(input) => {
+                        let from = &input[self.input.offset(y, x)..][..length];
+                        out.iter_mut().zip(from).for_each(|(out, &byte)| *out = self.bytes[usize::from(byte)]);
+                    }
+                    None => out.iter_mut().for_each(|byte| *byte = self.bytes[usize::from(*byte)]),
+                }
+            }
+        }
+        self.output.fill_border(rows, output, self.border);
+    }
+}
+
+/// Pixels that are contiguous in every layout: a whole row, or one where some tensor is a slice of a wider one.
+fn run_length(layouts: &[&Layout]) -> usize {
+    if layouts.iter().all(|l| l.channels == l.pixel_stride) { layouts[0].width } else { 1 }
+}
+
+fn same_shape(a: &Layout, b: &Layout) -> Result<(), Error> {
+    a.check()?;
+    b.check()?;
+    equal("height", b.height, a.height)?;
+    equal("width", b.width, a.width)?;
+    equal("channels", b.channels, a.channels)
+}

@@ -1,0 +1,152 @@
+//! Int8 kernels: what every layer of a quantized network runs on, one file an instruction set.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `layout` | where an activation's bytes lie, borders and slack |
+//! | `requant` | the one definition of accumulator -> int8 |
+//! | `reference` | every operator in its plainest form: the specification and the oracle |
+//! | `pack` | weights in the order the inner loops read them, and which of them are exact in which loop |
+//! | `conv`, `depthwise`, `pool`, `elementwise` | an operator: parameters checked and packed at load, then a lean `run` |
+//! | `portable`, `avx2`, `neon` | inner loops of one instruction set; their constructor proves that the CPU has it |
+//!
+//! # Contract
+//! - A quantized value is an int8. A uint8 tensor is the int8 tensor `value - 128` with zero point `zero_point - 128`.
+//! - In memory a value is the byte [`store`] makes of it: its two's complement on ARM, whose dot products are signed, and
+//!   with the top bit flipped (`value + 128`) on x86-64, whose byte products want one operand unsigned.
+//! - `prepare` checks everything and allocates; `run` allocates nothing, looks nothing up and cannot fail. `run` panics
+//!   when a buffer is shorter than its [`Layout`] says: an error of the caller's, never of the model's.
+//! - Work is split by output rows. A call writes exactly the bytes [`Layout::rows`] names, border included, so threads that
+//!   own disjoint rows need no lock. `output` is that byte range; `input` is the whole tensor.
+//! - Results are bit-equal to `reference` on every instruction set and for every split.
+//! - `scratch` is a buffer of the thread's own, at least `scratch_bytes()` long, contents irrelevant before and after.
+
+mod conv;
+mod depthwise;
+mod elementwise;
+mod layout;
+mod pack;
+mod pool;
+mod portable;
+pub mod reference;
+mod requant;
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod avx2;
+
+#[cfg(test)]
+mod suite;
+
+pub use conv::{Conv, ConvParams};
+pub use elementwise::{Add, Table};
+pub use layout::{Border, Layout, SLACK};
+pub use pool::{Pool, PoolKind, PoolParams};
+pub use requant::{AddQuant, OutputQuant, check_multiplier, round};
+
+use std::fmt;
+
+/// Difference between a value's two's complement and its byte in memory.
+pub const FLIP: u8 = if cfg!(target_arch = "x86_64") { 0x80 } else { 0 };
+
+/// The byte that holds `value` in an activation.
+#[inline(always)]
+pub const fn store(value: i8) -> u8 {
+    value as u8 ^ FLIP
+}
+
+/// The value that an activation's byte holds.
+#[inline(always)]
+pub const fn load(byte: u8) -> i8 {
+    (byte ^ FLIP) as i8
+}
+
+/// A byte as the number that the integer kernels multiply: `value + 128` where bytes are flipped, else the value.
+#[inline(always)]
+pub(crate) const fn widen(byte: u8) -> i32 {
+    if FLIP == 0 { byte as i8 as i32 } else { byte as i32 }
+}
+
+/// The instruction sets there are. A value of it proves that this CPU has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    Portable(portable::Portable),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+}
+
+impl Isa {
+    /// Every instruction set that this CPU supports, the fastest first.
+    pub fn supported() -> Vec<Isa> {
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        all.extend(avx2::Avx2::new().map(Isa::Avx2));
+        all.push(Isa::Portable(portable::Portable));
+        all
+    }
+
+    /// The fastest that this CPU supports.
+    pub fn best() -> Isa {
+        Isa::supported()[0]
+    }
+
+    /// Its name, as reports show it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Portable(_) => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) => "avx2",
+        }
+    }
+
+    /// Multiply-accumulates that `iterations` of a register-only loop of this instruction set's int8 multiplications make,
+    /// after running it: time the call, and the quotient is the peak that layers are compared with.
+    pub fn peak_loop(self, iterations: usize) -> usize {
+        match self {
+            Isa::Portable(k) => k.peak_loop(iterations),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(k) => k.peak_loop(iterations),
+        }
+    }
+}
+
+/// Why an operator cannot be prepared. The caller adds the node's name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Error {
+    /// Empty, channels outside the pixel, or larger than the address space.
+    Layout(Layout),
+    /// Two quantities that must agree do not.
+    Mismatch { what: &'static str, expected: usize, found: usize },
+    /// A parameter outside its range.
+    Parameter { what: &'static str, found: usize },
+    /// A window of the padded operator leaves the input's border.
+    Border { side: &'static str, needed: usize, found: usize },
+    /// A weight less its zero point outside -255..=255.
+    Weight { index: usize, found: i16 },
+    /// The exact sum can exceed 32 bits.
+    Accumulator { channel: usize, bound: u64 },
+    /// A scale ratio that is zero, not finite, denormal or above 2^60.
+    Multiplier(f32),
+    /// `low` above `high`.
+    EmptyRange(OutputQuant),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Layout(l) => {
+                write!(f, "tensor of {} x {} x {} (border {:?}) is empty or too large", l.height, l.width, l.channels, l.border)
+            }
+            Error::Mismatch { what, expected, found } => write!(f, "{what}: expected {expected}, found {found}"),
+            Error::Parameter { what, found } => write!(f, "{what}: {found} is out of range"),
+            Error::Border { side, needed, found } => write!(f, "{side} border of the input: {needed} pixels needed, {found} there"),
+            Error::Weight { index, found } => write!(f, "weight {index} is {found} from its zero point, outside -255..=255"),
+            Error::Accumulator { channel, bound } => {
+                write!(f, "output channel {channel} can sum to {bound}, beyond the {} of an int32", i32::MAX)
+            }
+            Error::Multiplier(m) => write!(f, "scale ratio {m} is zero, not finite, denormal or above 2^60"),
+            Error::EmptyRange(q) => write!(f, "activation range {}..={} is empty", q.low, q.high),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

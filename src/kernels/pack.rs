@@ -1,0 +1,330 @@
+//! Dense weights in the order the inner loops read them.
+//!
+//! The sum over a window is cut into **runs**: stretches of input bytes that are contiguous for every output pixel (a whole
+//! kernel row of `kernel_width * channels` bytes where the layout allows, else one tap). A run is cut into **groups** of
+//! [`GROUP`] bytes; the last one is filled up with zero weights, so what the kernel reads behind the run does not matter.
+//! Output channels are cut into **blocks** of 16 (or 8) lanes. A block's weights follow its runs, group by group:
+//!
+//! ```text
+//!   narrow (i8):  [group][lane][4]                 one 32-bit broadcast of input meets `lanes * 4` bytes of weights
+//!   wide (i16):   [group][half][lane][2]           the same with the input widened to 16 bits: two broadcasts
+//! ```
+//!
+//! Narrow loops of x86 add two byte products in 16 bits. That cannot saturate when in every adjacent pair of a lane the
+//! positive weights sum to at most 128 and the negative magnitudes too (255 * 128 <= 32767). A group that breaks the rule is
+//! **split**: half of each offending weight stays, the rest goes to a further run over the same input bytes. Blocks with many
+//! such groups, or with weights beyond 8 bits, are packed wide, which is always exact.
+//!
+//! The input's zero point is folded into the bias, the requantization factors lie beside it, both in lane order.
+
+use super::{Error, widen};
+
+/// Input bytes that one broadcast covers.
+pub(crate) const GROUP: usize = 4;
+/// Output channels of a full block.
+pub(crate) const LANES: usize = 16;
+/// Splitting costs one more group each, the wide loop about a quarter more than the narrow one for every group.
+const SPLIT_LIMIT: f32 = 0.25;
+
+/// When a narrow loop is exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NarrowRule {
+    /// For every 8-bit weight.
+    #[allow(dead_code, reason = "the rule of ARM and of the portable loop")]
+    Always,
+    /// When adjacent pairs keep the sum of products in 16 bits.
+    Pairs,
+}
+
+/// `groups * GROUP` input bytes from `offset`, which counts from the window's first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub offset: usize,
+    pub groups: usize,
+}
+
+/// A vector whose first element lies on a cache line. A clone keeps the values but may lose the alignment, which costs time only.
+#[derive(Clone, Debug)]
+pub(crate) struct Aligned<T> {
+    buffer: Vec<T>,
+    start: usize,
+}
+
+impl<T: Copy + Default> Aligned<T> {
+    pub fn new(values: &[T]) -> Aligned<T> {
+        let spare = 64 / size_of::<T>();
+        let mut buffer = vec![T::default(); values.len() + spare];
+        let start = buffer.as_ptr().align_offset(64).min(spare);
+        buffer[start..start + values.len()].copy_from_slice(values);
+        buffer.truncate(start + values.len());
+        Aligned { buffer, start }
+    }
+
+    pub fn as_slice(&self) -> &[T] {
+        &self.buffer[self.start..]
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Weights {
+    Narrow(Aligned<i8>),
+    Wide(Aligned<i16>),
+}
+
+/// Up to 16 output channels, ready for the inner loop. The constructor establishes what unsafe loops rely on: `weights` hold
+/// exactly `lanes * GROUP` values for each group of `runs`, and `offset + groups * GROUP <= span` for each run.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    /// First output channel.
+    pub channel: usize,
+    /// Output channels, 1..=lanes.
+    pub columns: usize,
+    lanes: usize,
+    span: usize,
+    runs: Vec<Run>,
+    weights: Weights,
+    /// In lane order; lanes past `columns` are zero.
+    pub bias: [i32; LANES],
+    pub scale: [f32; LANES],
+}
+
+impl Block {
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// 8 or 16.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// Input bytes, from the window's first, that the loop may read.
+    pub fn span(&self) -> usize {
+        self.span
+    }
+
+    /// Bytes of packed weights.
+    pub fn bytes(&self) -> usize {
+        match &self.weights {
+            Weights::Narrow(w) => w.as_slice().len(),
+            Weights::Wide(w) => 2 * w.as_slice().len(),
+        }
+    }
+}
+
+/// A stretch of the window: `length` input bytes from `offset`, weights `[column][first..first + length]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stretch {
+    pub offset: usize,
+    pub length: usize,
+    pub first: usize,
+}
+
+/// One block before packing. `weights[column]` lists a channel's weights in the order of the stretches.
+pub(crate) struct Columns<'a> {
+    pub channel: usize,
+    pub weights: &'a [Vec<i16>],
+    pub bias: &'a [i32],
+    pub multipliers: &'a [f32],
+    pub input_zero: i8,
+}
+
+/// How an instruction set wants its blocks.
+#[derive(Clone, Copy)]
+pub(crate) struct Style {
+    pub rule: NarrowRule,
+    /// The column that a lane holds, for blocks of 16.
+    pub order: [usize; LANES],
+}
+
+/// Packs one block.
+pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> Result<Block, Error> {
+    let count = columns.weights.len();
+    let lanes = if count <= LANES / 2 { LANES / 2 } else { LANES };
+    let order = if lanes == LANES { style.order } else { std::array::from_fn(|i| i) };
+    let groups = groups(stretches, columns.weights, &order[..lanes]);
+    let (runs, weights) = choose(style.rule, stretches, groups);
+    let span = runs.iter().map(|run: &Run| run.offset + run.groups * GROUP).max().unwrap_or(0);
+    let (mut bias, mut scale) = ([0; LANES], [0.0; LANES]);
+    for (lane, &column) in order[..lanes].iter().enumerate().filter(|(_, c)| **c < count) {
+        bias[lane] = folded_bias(columns, column)?;
+        scale[lane] = columns.multipliers[column];
+    }
+    Ok(Block { channel: columns.channel, columns: count, lanes, span, runs, weights, bias, scale })
+}
+
+/// The bias with `-zero_point * sum(weights)` in it. Fails where a sum over any input could leave 32 bits.
+pub(crate) fn folded_bias(columns: &Columns, column: usize) -> Result<i32, Error> {
+    let weights = &columns.weights[column];
+    let sum: i64 = weights.iter().map(|&w| i64::from(w)).sum();
+    let magnitude: i64 = weights.iter().map(|&w| i64::from(w).abs()).sum();
+    let bias = i64::from(columns.bias[column]) - sum * i64::from(widen(super::store(columns.input_zero)));
+    // |bias| alone, before the zero point is folded in, bounds the exact sum that is requantized.
+    let bound = bias.abs().max(i64::from(columns.bias[column]).abs()) + 255 * magnitude;
+    match i32::try_from(bias) {
+        Ok(bias) if bound <= i64::from(i32::MAX) => Ok(bias),
+        _ => Err(Error::Accumulator { channel: columns.channel + column, bound: bound.unsigned_abs() }),
+    }
+}
+
+/// One group: where its input lies, and `[lane][GROUP]` weights.
+#[derive(Clone)]
+struct Group {
+    offset: usize,
+    weights: Vec<i16>,
+}
+
+fn groups(stretches: &[Stretch], columns: &[Vec<i16>], order: &[usize]) -> Vec<Group> {
+    let mut out = Vec::new();
+    for stretch in stretches {
+        for at in (0..stretch.length).step_by(GROUP) {
+            let weight = |lane: usize, k: usize| {
+                let inside = at + k < stretch.length;
+                columns.get(order[lane]).filter(|_| inside).map_or(0, |column| column[stretch.first + at + k])
+            };
+            let weights = (0..order.len() * GROUP).map(|i| weight(i / GROUP, i % GROUP)).collect();
+            out.push(Group { offset: stretch.offset + at, weights });
+        }
+    }
+    out
+}
+
+/// Narrow where it is exact and worth it, else wide.
+fn choose(rule: NarrowRule, stretches: &[Stretch], mut groups: Vec<Group>) -> (Vec<Run>, Weights) {
+    let fits = groups.iter().flat_map(|g| &g.weights).all(|&w| i8::try_from(w).is_ok());
+    let broken = if rule == NarrowRule::Pairs { groups.iter().filter(|g| !keeps_rule(g)).count() } else { 0 };
+    if !fits || broken as f32 > SPLIT_LIMIT * groups.len() as f32 {
+        return (runs(stretches, &[]), Weights::Wide(Aligned::new(&wide(&groups))));
+    }
+    let rest: Vec<Group> = if broken == 0 { Vec::new() } else { groups.iter_mut().filter_map(split).collect() };
+    let runs = runs(stretches, &rest);
+    let narrow: Vec<i8> = groups.iter().chain(&rest).flat_map(|g| &g.weights).map(|&w| w as i8).collect();
+    (runs, Weights::Narrow(Aligned::new(&narrow)))
+}
+
+/// One run a stretch, then one a split group, neighbours joined.
+fn runs(stretches: &[Stretch], rest: &[Group]) -> Vec<Run> {
+    let whole = stretches.iter().map(|s| Run { offset: s.offset, groups: s.length.div_ceil(GROUP) });
+    let mut out: Vec<Run> = Vec::new();
+    for run in whole.chain(rest.iter().map(|g| Run { offset: g.offset, groups: 1 })) {
+        match out.last_mut() {
+            Some(last) if last.offset + last.groups * GROUP == run.offset => last.groups += run.groups,
+            _ => out.push(run),
+        }
+    }
+    out
+}
+
+fn wide(groups: &[Group]) -> Vec<i16> {
+    let halves = groups.iter().flat_map(|g| [0, 2].map(|half| (g, half)));
+    halves.flat_map(|(g, half)| g.weights.chunks_exact(GROUP).flat_map(move |w| [w[half], w[half + 1]])).collect()
+}
+
+/// Largest sum of one sign in a pair whose products with a byte stay in 16 bits.
+const PAIR_LIMIT: i16 = 128;
+
+fn pair_fits(a: i16, b: i16) -> bool {
+    a.max(0) + b.max(0) <= PAIR_LIMIT && a.min(0) + b.min(0) >= -PAIR_LIMIT
+}
+
+fn keeps_rule(group: &Group) -> bool {
+    group.weights.chunks_exact(2).all(|pair| pair_fits(pair[0], pair[1]))
+}
+
+/// Halves every offending pair in place and returns the other halves; `None` where none offends.
+fn split(group: &mut Group) -> Option<Group> {
+    let mut rest = vec![0; group.weights.len()];
+    for (pair, rest) in group.weights.chunks_exact_mut(2).zip(rest.chunks_exact_mut(2)) {
+        if !pair_fits(pair[0], pair[1]) {
+            for (weight, rest) in pair.iter_mut().zip(rest) {
+                *rest = *weight - *weight / 2;
+                *weight /= 2;
+            }
+        }
+    }
+    rest.iter().any(|&w| w != 0).then_some(Group { offset: group.offset, weights: rest })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn style(rule: NarrowRule) -> Style {
+        Style { rule, order: std::array::from_fn(|i| i) }
+    }
+
+    fn block(rule: NarrowRule, weights: &[Vec<i16>]) -> Block {
+        let bias = vec![0; weights.len()];
+        let multipliers = vec![1.0; weights.len()];
+        let columns = Columns { channel: 0, weights, bias: &bias, multipliers: &multipliers, input_zero: 0 };
+        let length = weights[0].len();
+        let half = length / 2;
+        let stretches = [Stretch { offset: 0, length: half, first: 0 }, Stretch { offset: half + 9, length: length - half, first: half }];
+        pack(&style(rule), &stretches, &columns).unwrap()
+    }
+
+    /// The sum of weights that a block holds for a lane at each input offset.
+    fn unpack(block: &Block, lane: usize) -> std::collections::BTreeMap<usize, i32> {
+        let mut out = std::collections::BTreeMap::new();
+        let mut group = 0;
+        for run in block.runs() {
+            for i in 0..run.groups * GROUP {
+                let (g, k) = (group + i / GROUP, i % GROUP);
+                let weight = match block.weights() {
+                    Weights::Narrow(w) => i32::from(w.as_slice()[(g * block.lanes() + lane) * GROUP + k]),
+                    Weights::Wide(w) => i32::from(w.as_slice()[((g * 2 + k / 2) * block.lanes() + lane) * 2 + k % 2]),
+                };
+                *out.entry(run.offset + i).or_insert(0) += weight;
+            }
+            group += run.groups;
+        }
+        out.retain(|_, w| *w != 0);
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn packing_keeps_every_weight_and_narrow_pairs_never_saturate(
+            weights in (1..20usize, 2..40usize, 1..256i16).prop_flat_map(|(columns, length, top)| {
+                prop::collection::vec(prop::collection::vec(-top..=top, length), columns.min(LANES))
+            }),
+            pairs: bool,
+        ) {
+            let rule = if pairs { NarrowRule::Pairs } else { NarrowRule::Always };
+            let block = block(rule, &weights);
+            let half = weights[0].len() / 2;
+            for (lane, column) in weights.iter().enumerate() {
+                let placed = column.iter().enumerate().map(|(i, &w)| (if i < half { i } else { i + 9 }, i32::from(w)));
+                prop_assert_eq!(unpack(&block, lane), placed.filter(|(_, w)| *w != 0).collect());
+            }
+            if let (Weights::Narrow(w), true) = (block.weights(), pairs) {
+                prop_assert!(w.as_slice().chunks_exact(2).all(|p| pair_fits(p[0].into(), p[1].into())));
+            }
+        }
+    }
+
+    #[test]
+    fn a_few_offending_pairs_are_split_and_many_go_wide() {
+        let mut weights = vec![vec![10i16; 64]; 16];
+        weights[3][5] = -128;
+        weights[3][4] = -128;
+        assert!(matches!(block(NarrowRule::Pairs, &weights).weights(), Weights::Narrow(w) if w.as_slice().len() == 17 * 64));
+        assert!(matches!(block(NarrowRule::Pairs, &vec![vec![100; 64]; 16]).weights(), Weights::Wide(_)));
+        assert!(matches!(block(NarrowRule::Always, &vec![vec![100; 64]; 16]).weights(), Weights::Narrow(_)));
+        assert!(matches!(block(NarrowRule::Always, &vec![vec![200; 64]; 16]).weights(), Weights::Wide(_)));
+    }
+
+    #[test]
+    fn a_sum_that_could_leave_32_bits_is_refused() {
+        let weights = vec![vec![127i16; 70_000]];
+        let columns = Columns { channel: 4, weights: &weights, bias: &[0], multipliers: &[1.0], input_zero: 0 };
+        assert!(matches!(folded_bias(&columns, 0), Err(Error::Accumulator { channel: 4, .. })));
+        let columns = Columns { channel: 4, weights: &[vec![1]], bias: &[i32::MIN], multipliers: &[1.0], input_zero: 0 };
+        assert!(folded_bias(&columns, 0).is_err());
+    }
+}

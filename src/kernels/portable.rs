@@ -1,0 +1,112 @@
+//! Inner loops in plain Rust: what runs where no other file fits, and small enough to read as a second specification.
+
+use super::conv::{Kernel, Strip, Walker};
+use super::depthwise::{DW_LANES, Depthwise};
+use super::pack::{GROUP, LANES, NarrowRule, Style, Weights};
+use super::{load, store, widen};
+use std::ops::Range;
+
+/// Needs nothing of the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portable;
+
+impl Portable {
+    /// Plain multiplications: no calibrated peak worth the name, but the same interface.
+    pub(crate) fn peak_loop(self, iterations: usize) -> usize {
+        let mut acc = [0i32; LANES];
+        for i in 0..iterations {
+            let x = std::hint::black_box(i as i32);
+            acc.iter_mut().for_each(|a| *a = a.wrapping_add(x.wrapping_mul(3)));
+        }
+        std::hint::black_box(acc);
+        iterations * LANES
+    }
+}
+
+/// Adds one pixel's window into `acc`, a lane each.
+fn accumulate(strip: &Strip<'_>, window: usize, acc: &mut [i32; LANES]) {
+    let block = strip.block;
+    let lanes = block.lanes();
+    let mut group = 0;
+    for run in block.runs() {
+        for i in 0..run.groups * GROUP {
+            let at = window + run.offset + i;
+            let (g, k) = (group + i / GROUP, i % GROUP);
+            match block.weights() {
+                Weights::Narrow(weights) => {
+                    let (x, weights) = (widen(strip.input[at]), &weights.as_slice()[g * lanes * GROUP..][..lanes * GROUP]);
+                    acc.iter_mut().zip(weights.chunks_exact(GROUP)).for_each(|(a, w)| *a += x * i32::from(w[k]));
+                }
+                Weights::Wide(weights) => {
+                    let x = i32::from(i16::from_le_bytes([strip.input[2 * at], strip.input[2 * at + 1]]));
+                    let weights = &weights.as_slice()[(g * 2 + k / 2) * lanes * 2..][..lanes * 2];
+                    acc.iter_mut().zip(weights.chunks_exact(2)).for_each(|(a, w)| *a += x * i32::from(w[k % 2]));
+                }
+            }
+        }
+        group += run.groups;
+    }
+}
+
+impl Kernel for Portable {
+    const STYLE: Style = Style { rule: NarrowRule::Always, order: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15] };
+
+    fn strip(self, strip: &mut Strip<'_>) {
+        strip.check();
+        let mut walker = Walker::new(strip);
+        while walker.left() > 0 {
+            let [[window], [pixel], [residual_at]] = walker.take::<1>();
+            let mut acc = strip.block.bias;
+            accumulate(strip, window, &mut acc);
+            for column in 0..strip.block.columns {
+                let value = strip.quant.finish(acc[column] as f32 * strip.block.scale[column]);
+                let value = strip.residual.as_ref().map_or(value, |r| {
+                    let other = r.bytes.unwrap_or(strip.output)[residual_at + column];
+                    r.add.apply(value, load(other))
+                });
+                strip.output[pixel + column] = store(value);
+            }
+        }
+    }
+
+    fn widen(self, bytes: &[u8], wide: &mut [u8]) {
+        for (&byte, pair) in bytes.iter().zip(wide.chunks_exact_mut(2)) {
+            pair.copy_from_slice(&(widen(byte) as i16).to_le_bytes());
+        }
+    }
+
+    fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
+        dw.check(input, output, &rows);
+        let base = dw.output.rows(rows.clone()).start;
+        let channels = dw.output.channels;
+        for y in rows {
+            for x in 0..dw.output.width {
+                let window = dw.origin + y * dw.steps[0] + x * dw.steps[1];
+                let pixel = dw.output.offset(y, x) - base;
+                for first in (0..channels).step_by(DW_LANES) {
+                    let count = DW_LANES.min(channels - first);
+                    let acc = lane_block(dw, &input[window..], first);
+                    for lane in 0..count {
+                        let scaled = acc[lane] as f32 * dw.scale.as_slice()[first + lane];
+                        output[pixel + first + lane] = store(dw.quant.finish(scaled));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sums of the channels from `first` over one window. Lanes past the last channel are left at their bias.
+fn lane_block(dw: &Depthwise, window: &[u8], first: usize) -> [i32; DW_LANES] {
+    let count = DW_LANES.min(dw.output.channels - first);
+    let mut acc = [0; DW_LANES];
+    acc.copy_from_slice(&dw.bias.as_slice()[first..first + DW_LANES]);
+    let weights = &dw.paired.as_slice()[first * dw.taps.len() * 2..];
+    for (taps, weights) in dw.taps.iter().zip(weights.chunks_exact(DW_LANES * 2)) {
+        let (a, b) = (&window[taps[0] + first..][..count], &window[taps[1] + first..][..count]);
+        for lane in 0..count {
+            acc[lane] += widen(a[lane]) * i32::from(weights[2 * lane]) + widen(b[lane]) * i32::from(weights[2 * lane + 1]);
+        }
+    }
+    acc
+}

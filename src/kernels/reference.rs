@@ -1,0 +1,99 @@
+//! The specification: every operator on dense `[height, width, channels]` int8 tensors, in the plainest words.
+//!
+//! Nothing here knows of layouts, packing or instruction sets. Sums are `i64`, so they are exact for every input; a kernel
+//! that gives another byte is wrong. Windows are written by tensor coordinate; outside the tensor lies the zero point.
+
+use super::{AddQuant, ConvParams, OutputQuant, PoolKind, PoolParams};
+
+/// Value at (y, x, channel), coordinates possibly outside.
+fn at(input: &[i8], params: &Geometry, y: isize, x: isize, channel: usize) -> Option<i8> {
+    let inside = (0..params.height as isize).contains(&y) && (0..params.width as isize).contains(&x);
+    inside.then(|| input[(y as usize * params.width + x as usize) * params.channels + channel])
+}
+
+struct Geometry {
+    height: usize,
+    width: usize,
+    channels: usize,
+}
+
+/// Input coordinate of tap `k` of the window at output coordinate `o`.
+fn tap(o: usize, k: usize, stride: usize, dilation: usize, pad: usize) -> isize {
+    (o * stride + k * dilation) as isize - pad as isize
+}
+
+/// Requantization of an exact sum: see [`super::requant`].
+pub fn requantize(acc: i64, multiplier: f32, quant: &OutputQuant) -> i8 {
+    let scaled = (acc as i32 as f32) * multiplier;
+    let rounded = f64::from(scaled.round_ties_even()) + f64::from(quant.zero_point);
+    rounded.clamp(f64::from(quant.low), f64::from(quant.high)) as i8
+}
+
+/// Convolution of any kernel, stride, dilation, padding and group count; depthwise, pointwise and matrix product included.
+pub fn conv2d(p: &ConvParams, input: &[i8]) -> Vec<i8> {
+    let geometry = Geometry { height: p.input.height, width: p.input.width, channels: p.input.channels };
+    let (out_channels, in_per_group) = (p.output.channels, p.input.channels / p.groups);
+    let out_per_group = out_channels / p.groups;
+    let mut out = Vec::with_capacity(p.output.height * p.output.width * out_channels);
+    for oy in 0..p.output.height {
+        for ox in 0..p.output.width {
+            for o in 0..out_channels {
+                let mut acc = i64::from(p.bias[o]);
+                for i in 0..in_per_group {
+                    for ky in 0..p.kernel[0] {
+                        for kx in 0..p.kernel[1] {
+                            let y = tap(oy, ky, p.stride[0], p.dilation[0], p.pad[0]);
+                            let x = tap(ox, kx, p.stride[1], p.dilation[1], p.pad[1]);
+                            let value = at(input, &geometry, y, x, o / out_per_group * in_per_group + i).unwrap_or(p.input_zero);
+                            let weight = p.weights[((o * in_per_group + i) * p.kernel[0] + ky) * p.kernel[1] + kx];
+                            acc += (i64::from(value) - i64::from(p.input_zero)) * i64::from(weight);
+                        }
+                    }
+                }
+                out.push(requantize(acc, p.multipliers[o], &p.quant));
+            }
+        }
+    }
+    out
+}
+
+/// Elementwise sum, requantized.
+pub fn add(q: &AddQuant, a: &[i8], b: &[i8]) -> Vec<i8> {
+    let real = |v: i8, zero: i8, ratio: f32| (i32::from(v) - i32::from(zero)) as f32 * ratio;
+    let sum = |(&a, &b): (&i8, &i8)| real(a, q.a_zero, q.a_ratio) + real(b, q.b_zero, q.b_ratio);
+    let quantize = |sum: f32| {
+        let rounded = f64::from(sum.round_ties_even()) + f64::from(q.output.zero_point);
+        rounded.clamp(f64::from(q.output.low), f64::from(q.output.high)) as i8
+    };
+    a.iter().zip(b).map(sum).map(quantize).collect()
+}
+
+/// Largest or mean value of each window. Taps outside the tensor count for nothing, except that a mean with
+/// `count_padding` divides by the whole window.
+pub fn pool(p: &PoolParams, input: &[i8]) -> Vec<i8> {
+    let geometry = Geometry { height: p.input.height, width: p.input.width, channels: p.input.channels };
+    let mut out = Vec::new();
+    for oy in 0..p.output.height {
+        for ox in 0..p.output.width {
+            for c in 0..p.input.channels {
+                let rows = (0..p.kernel[0]).map(|k| tap(oy, k, p.stride[0], 1, p.pad[0]));
+                let taps = rows.flat_map(|y| (0..p.kernel[1]).map(move |k| (y, tap(ox, k, p.stride[1], 1, p.pad[1]))));
+                let values: Vec<i8> = taps.filter_map(|(y, x)| at(input, &geometry, y, x, c)).collect();
+                out.push(match p.kind {
+                    PoolKind::Max => values.iter().copied().max().unwrap_or(i8::MIN),
+                    PoolKind::Average { input_zero, ratio, count_padding, quant } => {
+                        let sum: i64 = values.iter().map(|&v| i64::from(v) - i64::from(input_zero)).sum();
+                        let count = if count_padding { p.kernel[0] * p.kernel[1] } else { values.len().max(1) };
+                        requantize(sum, ratio / count as f32, &quant)
+                    }
+                });
+            }
+        }
+    }
+    out
+}
+
+/// `table[value + 128]` for every value.
+pub fn table(table: &[i8; 256], input: &[i8]) -> Vec<i8> {
+    input.iter().map(|&v| table[(i32::from(v) + 128) as usize]).collect()
+}

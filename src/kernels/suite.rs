@@ -1,0 +1,374 @@
+//! One suite, run over every instruction set that the machine has: a kernel is right when it gives the reference's bytes.
+
+use super::*;
+use std::ops::Range;
+
+/// A small generator: cases are named by their seed, so a failure can be run again alone.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
+    }
+
+    /// A number in the range.
+    pub fn range(&mut self, range: Range<usize>) -> usize {
+        range.start + self.next() as usize % range.len()
+    }
+
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.range(0..of.len())]
+    }
+
+    fn chance(&mut self, one_in: usize) -> bool {
+        self.range(0..one_in) == 0
+    }
+
+    /// Any int8, the ends more often than the rest.
+    pub fn value(&mut self) -> i8 {
+        match self.range(0..8) {
+            0 => i8::MIN,
+            1 => i8::MAX,
+            _ => self.next() as i8,
+        }
+    }
+
+    pub fn values(&mut self, count: usize) -> Vec<i8> {
+        (0..count).map(|_| self.value()).collect()
+    }
+
+    /// Around what makes `count` products of full range fill int8, so that some results saturate and some do not.
+    fn multiplier(&mut self, count: usize) -> f32 {
+        let spread = [0.02, 0.5, 1.0, 4.0, 1e12][self.range(0..5).min(self.range(0..5))];
+        (1.0 + self.range(0..1000) as f32 / 1000.0) * spread / (64.0 * (count as f32).sqrt())
+    }
+
+    fn quant(&mut self) -> OutputQuant {
+        let (a, b) = (self.value(), self.value());
+        let zero_point = self.value();
+        if self.chance(2) { OutputQuant::full(zero_point) } else { OutputQuant { zero_point, low: a.min(b), high: a.max(b) } }
+    }
+
+    fn border(&mut self, at_least: Border) -> Border {
+        let mut side = |needed: usize| needed + if self.chance(3) { self.range(1..3) } else { 0 };
+        Border { top: side(at_least.top), left: side(at_least.left), bottom: side(at_least.bottom), right: side(at_least.right) }
+    }
+
+    /// The layout, sometimes as a slice of a wider tensor.
+    fn place(&mut self, layout: Layout) -> Layout {
+        if self.chance(4) {
+            let (before, after) = (self.range(0..5), self.range(0..5));
+            Layout { pixel_stride: before + layout.channels + after, first_channel: before, ..layout }
+        } else {
+            layout
+        }
+    }
+
+    fn add_quant(&mut self, a_zero: i8) -> AddQuant {
+        let mut ratio = || (1.0 + self.range(0..1000) as f32 / 1000.0) * 0.5;
+        AddQuant { a_ratio: ratio(), b_ratio: ratio(), a_zero, b_zero: self.value(), output: self.quant() }
+    }
+}
+
+/// Weight distributions: inside the pair rule, mostly inside, the full int8 range, and beyond it (asymmetric weights).
+fn weights(random: &mut Random, count: usize) -> Vec<i16> {
+    match random.range(0..5) {
+        0 => (0..count).map(|_| random.range(0..129) as i16 - 64).collect(),
+        1 => (0..count).map(|_| if random.chance(200) { 127 } else { random.range(0..81) as i16 - 40 }).collect(),
+        2 => (0..count).map(|_| random.pick(&[-128i16, 127])).collect(),
+        3 => (0..count).map(|_| random.range(0..511) as i16 - 255).collect(),
+        _ => (0..count).map(|_| i16::from(random.value())).collect(),
+    }
+}
+
+/// Owns what a [`ConvParams`] borrows.
+pub(super) struct ConvCase {
+    params: ConvParams<'static>,
+    input: Vec<i8>,
+    residual: Option<Vec<i8>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Pointwise,
+    Dense,
+    Grouped,
+    Depthwise,
+    Matrix,
+    OneDimensional,
+}
+
+const KINDS: [Kind; 6] = [Kind::Pointwise, Kind::Dense, Kind::Grouped, Kind::Depthwise, Kind::Matrix, Kind::OneDimensional];
+
+fn shape(random: &mut Random, kind: Kind) -> ([usize; 3], usize, usize, [usize; 2]) {
+    let channels = |random: &mut Random| random.pick(&[1, 2, 3, 4, 7, 8, 16, 17, 24, 33]);
+    let (c, o) = (channels(random), channels(random));
+    let image = [random.range(1..9), random.range(1..22), c];
+    match kind {
+        Kind::Pointwise => (image, o, 1, [1, 1]),
+        Kind::Dense => (image, o, 1, [random.range(1..6), random.range(1..6)]),
+        Kind::Grouped => {
+            let groups = random.range(2..4);
+            ([image[0], image[1], c * groups], o * groups, groups, [random.range(1..4), random.range(1..4)])
+        }
+        Kind::Depthwise => {
+            let c = c.max(2);
+            let kernel = if random.chance(3) { [random.range(1..6), random.range(1..6)] } else { [random.pick(&[3, 5]); 2] };
+            ([image[0], image[1], c], c, c, kernel)
+        }
+        Kind::Matrix => ([1, random.range(1..7), random.range(1..300)], o, 1, [1, 1]),
+        Kind::OneDimensional => ([1, random.range(1..40), c], o, 1, [1, random.range(1..10)]),
+    }
+}
+
+impl ConvCase {
+    fn random(random: &mut Random, kind: Kind) -> ConvCase {
+        let ([height, width, channels], out_channels, groups, kernel) = shape(random, kind);
+        let stride = if random.chance(2) { [1, 1] } else { [random.range(1..3), 2] };
+        let stride = if matches!(kind, Kind::Depthwise) { [stride[1]; 2] } else { stride };
+        let dilation = if random.chance(4) { [random.range(1..3), random.range(1..3)] } else { [1, 1] };
+        let pad = [random.range(0..kernel[0] + 1), random.range(0..kernel[1] + 1)];
+        let end_pad = [random.range(0..kernel[0] + 1), random.range(0..kernel[1] + 1)];
+        let size = |axis: usize, input: usize| {
+            let reach = (kernel[axis] - 1) * dilation[axis] + 1;
+            (input + pad[axis] + end_pad[axis]).checked_sub(reach).map_or(1, |n| n / stride[axis] + 1)
+        };
+        let output = Layout::new(size(0, height), size(1, width), out_channels);
+        let output_border = random.border(Border::default());
+        let taps = channels / groups * kernel[0] * kernel[1];
+        let quant = random.quant();
+        let with_residual = groups != channels.max(2) && random.chance(3);
+        let mut params = ConvParams {
+            input: random.place(Layout::new(height, width, channels)),
+            output: random.place(output.with_border(output_border)),
+            kernel,
+            stride,
+            dilation,
+            pad,
+            groups,
+            input_zero: random.value(),
+            weights: weights(random, out_channels * taps).leak(),
+            bias: (0..out_channels).map(|_| random.range(0..200_000) as i32 - 100_000).collect::<Vec<_>>().leak(),
+            multipliers: (0..out_channels).map(|_| random.multiplier(taps)).collect::<Vec<_>>().leak(),
+            quant,
+            residual: with_residual.then(|| (random.add_quant(quant.zero_point), random.place(output))),
+        };
+        params.input.border = random.border(params.border());
+        let input = random.values(height * width * channels);
+        let residual = params.residual.map(|_| random.values(output.height * output.width * out_channels));
+        ConvCase { params, input, residual }
+    }
+
+    fn expected(&self) -> Vec<i8> {
+        let own = reference::conv2d(&self.params, &self.input);
+        match (&self.params.residual, &self.residual) {
+            (Some((add, _)), Some(other)) => reference::add(add, &own, other),
+            _ => own,
+        }
+    }
+
+    /// Runs in row ranges cut at `cut`, with every byte that the kernel must not touch set to a canary.
+    fn run(&self, isa: Isa, cut: usize, in_place: bool) -> Vec<i8> {
+        let mut params = self.params.clone();
+        if let (Some((_, layout)), true) = (&mut params.residual, in_place) {
+            *layout = params.output;
+        }
+        let conv = Conv::prepare(isa, &params).unwrap();
+        let mut input = vec![0xA5; params.input.bytes()];
+        params.input.scatter(&self.input, params.input_zero, &mut input);
+        let other = params.residual.as_ref().zip(self.residual.as_ref()).map(|((_, layout), values)| {
+            let mut bytes = vec![0xA5; layout.bytes()];
+            layout.scatter(values, 0, &mut bytes);
+            bytes
+        });
+        let mut output = vec![0x5A; params.output.bytes()];
+        if let (Some(other), true) = (&other, in_place) {
+            output.copy_from_slice(other);
+        }
+        let mut scratch = vec![0xFF; conv.scratch_bytes()];
+        for rows in [0..cut, cut..params.output.height].into_iter().filter(|r| !r.is_empty()) {
+            let owned = params.output.rows(rows.clone());
+            let residual = other.as_deref().filter(|_| !in_place);
+            conv.run(&input, &mut output[owned], rows, residual, &mut scratch);
+        }
+        let zero = params.residual.map_or(params.quant.zero_point, |(add, _)| add.output.zero_point);
+        check_surroundings(&params.output, &output, zero, if in_place && other.is_some() { None } else { Some(0x5A) });
+        params.output.gather(&output)
+    }
+}
+
+/// The border holds the zero point, and bytes of other channels and the slack still hold the canary.
+fn check_surroundings(layout: &Layout, bytes: &[u8], zero: i8, canary: Option<u8>) {
+    let mut expected = vec![canary.unwrap_or(0); bytes.len()];
+    layout.scatter(&layout.gather(bytes), zero, &mut expected);
+    let pixels = bytes.len() - SLACK;
+    for (i, (found, expected)) in bytes[..pixels].iter().zip(&expected).enumerate() {
+        let ours = (layout.first_channel..layout.first_channel + layout.channels).contains(&(i % layout.pixel_stride));
+        assert!(found == expected || (canary.is_none() && !ours), "byte {i} of {layout:?}: {found} instead of {expected}");
+    }
+    assert!(canary.is_none_or(|canary| bytes[pixels..].iter().all(|&b| b == canary)), "slack of {layout:?} written");
+}
+
+fn cases() -> u64 {
+    std::env::var("JOULED_KERNEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(150)
+}
+
+#[test]
+fn every_convolution_equals_the_reference() {
+    for seed in 0..cases() {
+        for kind in KINDS {
+            let mut random = Random::new(seed * 16 + kind as u64 + 1);
+            let case = ConvCase::random(&mut random, kind);
+            let expected = case.expected();
+            for isa in Isa::supported() {
+                let cut = random.range(0..case.params.output.height + 1);
+                let found = case.run(isa, cut, case.residual.is_some() && random.chance(2));
+                assert!(found == expected, "{} {kind:?} seed {seed} cut {cut}\n{:?}", isa.name(), case.params);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_larger_than_a_chunk_and_deep_sums_equal_the_reference() {
+    let mut random = Random::new(7);
+    for (width, channels, out, kernel) in [(40, 512, 9, 3), (1, 4096, 20, 1), (130, 64, 16, 3)] {
+        let mut case = ConvCase::random(&mut random, Kind::Pointwise);
+        let taps = channels * kernel * kernel;
+        case.params = ConvParams {
+            input: Layout::new(5, width, channels),
+            output: Layout::new(5, width, out),
+            kernel: [kernel; 2],
+            stride: [1, 1],
+            dilation: [1, 1],
+            pad: [kernel / 2; 2],
+            groups: 1,
+            weights: (0..out * taps).map(|_| i16::from(random.value())).collect::<Vec<_>>().leak(),
+            bias: vec![-9; out].leak(),
+            multipliers: vec![random.multiplier(taps); out].leak(),
+            residual: None,
+            ..case.params.clone()
+        };
+        case.params.input.border = case.params.border();
+        case.residual = None;
+        case.input = random.values(5 * width * channels);
+        let expected = case.expected();
+        Isa::supported().into_iter().for_each(|isa| assert!(case.run(isa, 3, false) == expected, "{} {width} {channels}", isa.name()));
+    }
+}
+
+fn pool_case(random: &mut Random) -> (PoolParams, Vec<i8>) {
+    let input = Layout::new(random.range(1..9), random.range(1..9), random.pick(&[1, 3, 16, 20, 35]));
+    let kernel = if random.chance(3) { [input.height, input.width] } else { [random.range(1..4), random.range(1..4)] };
+    let stride = [random.range(1..3), random.range(1..3)];
+    let pad = [random.range(0..kernel[0]), random.range(0..kernel[1])];
+    let size = |axis: usize, input: usize| (input + 2 * pad[axis]).checked_sub(kernel[axis]).map_or(1, |n| n / stride[axis] + 1);
+    let last = |axis: usize, size: usize, input: usize| size.min((input + pad[axis] - 1) / stride[axis] + 1);
+    let (height, width) = (last(0, size(0, input.height), input.height), last(1, size(1, input.width), input.width));
+    let output_border = random.border(Border::default());
+    let output = random.place(Layout::new(height, width, input.channels).with_border(output_border));
+    let quant = random.quant();
+    let average = PoolKind::Average {
+        input_zero: random.value(),
+        ratio: 0.3 + random.range(0..100) as f32 / 50.0,
+        count_padding: random.chance(2),
+        quant,
+    };
+    let kind = if random.chance(2) { PoolKind::Max } else { average };
+    let input_border = random.border(Border::default());
+    let values = random.values(input.height * input.width * input.channels);
+    (
+        PoolParams {
+            input: random.place(input.with_border(input_border)),
+            output,
+            kernel,
+            stride,
+            pad,
+            kind,
+            output_zero: quant.zero_point,
+        },
+        values,
+    )
+}
+
+#[test]
+fn every_pool_equals_the_reference() {
+    for seed in 0..4 * cases() {
+        let mut random = Random::new(seed + 90_000);
+        let (params, values) = pool_case(&mut random);
+        let pool = Pool::prepare(&params).unwrap();
+        let mut input = vec![0xA5; params.input.bytes()];
+        params.input.scatter(&values, 0, &mut input);
+        let mut output = vec![0x5A; params.output.bytes()];
+        let cut = random.range(0..params.output.height + 1);
+        for rows in [0..cut, cut..params.output.height].into_iter().filter(|r| !r.is_empty()) {
+            let owned = params.output.rows(rows.clone());
+            pool.run(&input, &mut output[owned], rows);
+        }
+        check_surroundings(&params.output, &output, params.output_zero, Some(0x5A));
+        assert!(params.output.gather(&output) == reference::pool(&params, &values), "seed {seed} {params:?}");
+    }
+}
+
+#[test]
+fn sums_and_tables_equal_the_reference() {
+    for seed in 0..2 * cases() {
+        let mut random = Random::new(seed + 50_000);
+        let shape = Layout::new(random.range(1..5), random.range(1..9), random.range(1..40));
+        let count = shape.height * shape.width * shape.channels;
+        let layout = |random: &mut Random| {
+            let border = random.border(Border::default());
+            random.place(shape.with_border(border))
+        };
+        let (la, lb, lo) = (layout(&mut random), layout(&mut random), layout(&mut random));
+        let (a, b) = (random.values(count), random.values(count));
+        let zero = random.value();
+        let quant = random.add_quant(zero);
+        let (mut ba, mut bb, mut out) = (vec![1; la.bytes()], vec![2; lb.bytes()], vec![0x5A; lo.bytes()]);
+        la.scatter(&a, 0, &mut ba);
+        lb.scatter(&b, 0, &mut bb);
+        for isa in Isa::supported() {
+            Add::prepare(isa, quant, la, lb, lo).unwrap().run(&ba, &bb, &mut out, 0..shape.height);
+            check_surroundings(&lo, &out, quant.output.zero_point, Some(0x5A));
+            assert!(lo.gather(&out) == reference::add(&quant, &a, &b), "{} seed {seed} {quant:?}", isa.name());
+        }
+        let values: [i8; 256] = std::array::from_fn(|_| random.value());
+        Table::prepare(&values, 3, la, lo).unwrap().run(Some(&ba), &mut out, 0..shape.height);
+        assert!(lo.gather(&out) == reference::table(&values, &a), "seed {seed}");
+        Table::prepare(&values, 3, la, la).unwrap().run(None, &mut ba, 0..shape.height);
+        assert!(la.gather(&ba) == reference::table(&values, &a), "seed {seed}");
+    }
+}
+
+#[test]
+fn bad_parameters_are_refused_with_what_was_wrong() {
+    let mut random = Random::new(3);
+    let good = loop {
+        let case = ConvCase::random(&mut random, Kind::Dense);
+        if case.params.pad[0] > 0 && case.params.residual.is_none() {
+            break case.params;
+        }
+    };
+    let isa = Isa::best();
+    let refused = |change: &dyn Fn(&mut ConvParams<'static>)| {
+        let mut params = good.clone();
+        change(&mut params);
+        Conv::prepare(isa, &params).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    assert!(refused(&|p| p.input.border.top = p.pad[0] - 1).contains("top border"));
+    assert!(refused(&|p| p.multipliers = vec![f32::NAN; p.multipliers.len()].leak()).contains("scale ratio NaN"));
+    assert!(refused(&|p| p.weights = &p.weights[1..]).contains("weights: expected"));
+    assert!(refused(&|p| p.bias = vec![i32::MAX; p.bias.len()].leak()).contains("beyond the 2147483647"));
+    assert!(refused(&|p| p.stride[1] = 0).contains("stride: 0"));
+    assert!(refused(&|p| p.groups = 0).contains("groups: 0"));
+    assert!(refused(&|p| p.dilation[0] = usize::MAX).contains("dilation"));
+    assert!(refused(&|p| p.quant = OutputQuant { zero_point: 0, low: 1, high: 0 }).contains("1..=0 is empty"));
+    assert!(refused(&|p| p.weights = vec![300; p.weights.len()].leak()).contains("weight 0 is 300"));
+}

@@ -1,0 +1,4 @@
+//! The engine through its public interface, on models made here.
+
+mod build;
+mod run;
