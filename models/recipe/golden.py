@@ -5,8 +5,10 @@ import numpy as np
 from .dataset import Dataset
 
 
-def first_of_each_class(each: int, correct_only: bool, data: Dataset, logits: np.ndarray) -> np.ndarray:
-    """[K] test indices, class by class: the first `each`, of those that int8 gets right if asked."""
+def first_of_each_class(
+    each: int, correct_only: bool, data: Dataset, logits: np.ndarray
+) -> np.ndarray:
+    """[K] test indices, class by class: the first `each`, on request only those int8 gets right."""
     right = logits.argmax(1) == data.test.classes
     usable = right if correct_only else np.ones_like(right)
     chosen = [

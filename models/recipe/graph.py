@@ -4,6 +4,7 @@ The graph is made by hand: one node for each layer, names that stay the same, no
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,21 +12,23 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from .layers import ChannelsFirst, ZeroMeanConv1d
-from .snap import zero_sum
 
 OPSET, IR_VERSION = 17, 8
 INPUT, OUTPUT = "input", "logits"
 
 
-def folded(conv: nn.Module, norm: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+Conv = nn.Conv1d | nn.Conv2d
+Norm = nn.BatchNorm1d | nn.BatchNorm2d
+
+
+def folded(conv: Conv, norm: Norm) -> tuple[np.ndarray, np.ndarray]:
     """Weight [out, in, k...] and bias [out] of a convolution followed by batch norm."""
     kernels = conv.kernels() if isinstance(conv, ZeroMeanConv1d) else conv.weight
     weight = kernels.detach().double().numpy()
+    assert norm.running_var is not None and norm.running_mean is not None
     scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().double().numpy()
     bias = norm.bias.detach().double().numpy() - norm.running_mean.double().numpy() * scale
     weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    if isinstance(conv, ZeroMeanConv1d):
-        weight = zero_sum(weight)
     return weight.astype(np.float32), bias.astype(np.float32)
 
 
@@ -37,7 +40,7 @@ class Writer:
         self.weights: list[onnx.TensorProto] = []
         self.last = INPUT
 
-    def add(self, kind: str, *weights: np.ndarray, **attributes: object) -> None:
+    def add(self, kind: str, *weights: np.ndarray, **attributes: Any) -> None:
         """Appends a node that takes `last` and the given weights."""
         name = f"{kind.lower()}{sum(node.op_type == kind for node in self.nodes)}"
         names = [f"{name}.{part}" for part, _ in zip(("weight", "bias"), weights)]
@@ -51,13 +54,14 @@ class Writer:
             case ChannelsFirst():
                 self.add("Transpose", perm=[0, 2, 1])
             case nn.Conv1d() | nn.Conv2d():
-                assert following is not None
+                assert isinstance(following, Norm)
                 pads = [*layer.padding, *layer.padding]
                 self.add("Conv", *folded(layer, following), strides=list(layer.stride), pads=pads)
             case nn.ReLU():
                 self.add("Relu")
             case nn.MaxPool2d():
-                self.add("MaxPool", kernel_shape=[layer.kernel_size] * 2, strides=[layer.stride] * 2)
+                size, stride = [layer.kernel_size] * 2, [layer.stride] * 2
+                self.add("MaxPool", kernel_shape=size, strides=stride)
             case nn.AdaptiveAvgPool1d():
                 self.add("GlobalAveragePool")
             case nn.Flatten():

@@ -5,7 +5,7 @@ from torch.nn.functional import conv1d
 
 
 class ChannelsFirst(nn.Module):
-    """[N, L, C] -> [N, C, L]: a stream comes as samples by channels, a convolution wants the other."""
+    """[N, L, C] -> [N, C, L]: streams come as samples by channels, not so a convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2)

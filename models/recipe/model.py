@@ -14,6 +14,7 @@ from . import evaluate
 from .dataset import Dataset
 from .graph import INPUT, IR_VERSION, OPSET, OUTPUT, macs, to_onnx
 from .quantize import float_compute, quantize
+from .snap import snap
 from .train import fit, logits, seed_everything
 
 MAX_DROP_POINTS = 1.0
@@ -76,6 +77,7 @@ def export(recipe: Recipe, net: nn.Sequential, to: Path) -> bytes:
     difference = np.abs(evaluate.run(floats, test[:100]) - logits(net, test[:100]).numpy()).max()
     if difference > 1e-3:
         raise SystemExit(f"{recipe.name}: ONNX and PyTorch differ by {difference}")
+    snap(model)
     picked = np.random.default_rng(0).permutation(len(recipe.data.train.inputs))
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "int8.onnx"

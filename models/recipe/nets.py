@@ -11,7 +11,7 @@ def vibration_net(classes: int) -> nn.Sequential:
     layers: list[nn.Module] = [ChannelsFirst()]
     for index, (inside, outside, kernel) in enumerate(plan):
         if index == 0:
-            conv = ZeroMeanConv1d(inside, outside, kernel, stride=2, bias=False)
+            conv: nn.Module = ZeroMeanConv1d(inside, outside, kernel, stride=2, bias=False)
         else:
             stride = 2 if index < 5 else 1
             conv = nn.Conv1d(inside, outside, kernel, stride, kernel // 2, bias=False)

@@ -4,6 +4,8 @@ A leftover sum lets gravity, which is far larger than a weak fault, through the 
 """
 
 import numpy as np
+import onnx
+from onnx import numpy_helper
 
 WEIGHT_MAX = 64
 """Largest int8 weight, see `quantize`."""
@@ -25,3 +27,11 @@ def zero_sum(weight: np.ndarray) -> np.ndarray:
         levels[index][np.argsort(rounded_by)[::-1][: abs(excess)]] -= np.sign(excess)
     assert not levels.sum(axis=2).any()
     return (levels * (peak / WEIGHT_MAX)).astype(np.float32)
+
+
+def snap(model: onnx.ModelProto) -> None:
+    """Applies `zero_sum` in place to every 1-D convolution whose kernels sum to 0."""
+    for tensor in model.graph.initializer:
+        weight = numpy_helper.to_array(tensor)
+        if weight.ndim == 3 and np.abs(weight.sum(axis=2)).max() < 1e-5 * np.abs(weight).max():
+            tensor.CopyFrom(numpy_helper.from_array(zero_sum(weight), tensor.name))

@@ -18,7 +18,7 @@ STREAM_WINDOWS = 6
 
 
 def windows(seed: int, machines: int, windows_each: int) -> Split:
-    """Windows float32 [K, WINDOW, 3] in m/s^2 and classes int64 [K], K = machines * 4 * windows_each."""
+    """Windows float32 [K, WINDOW, 3] in m/s^2 with classes: `windows_each` a machine and state."""
     rng = np.random.default_rng(seed)
     inputs, classes = [], []
     for _ in range(machines):
