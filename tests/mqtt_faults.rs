@@ -4,7 +4,7 @@ mod support;
 
 use jouled::config::value::{Size, Span};
 use jouled::mqtt::{Config, Message, Version};
-use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, ConnectReturnCode, PubAck, PubAckReason};
+use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, ConnectReturnCode, PubAck, PubAckReason, PublishProperties};
 use std::time::{Duration, Instant};
 use support::daemon::{answer, config, echo, manual};
 use support::fake_broker::{Conn, FakeBroker, V4, V5, Wire};
@@ -520,6 +520,69 @@ fn stop_ends_in_time_without_a_broker() {
     idle.stop(Duration::from_millis(200));
 }
 
+#[test]
+fn a_broker_that_stops_reading_is_left() {
+    for version in [Version::V4, Version::V5] {
+        let broker = FakeBroker::start();
+        let handle = echo(Config { version, outbox_bytes: Size::mib(100), ..v5(&broker) });
+        let large = Message::new("t", vec![b'x'; 1 << 20]);
+        // More than the kernel buffers: the write itself hangs.
+        let fill = || (0..32).for_each(|_| handle.publish(large.clone()).unwrap());
+        match version {
+            Version::V4 => fill_and_wait::<V4>(&broker, fill),
+            Version::V5 => fill_and_wait::<V5>(&broker, fill),
+        }
+        assert_eq!(handle.stats().connections, 2);
+    }
+}
+
+fn fill_and_wait<P: Wire>(broker: &FakeBroker, fill: impl Fn()) {
+    let hung = broker.ready::<P>(false);
+    fill();
+    broker.ready::<P>(true);
+    drop(hung);
+}
+
+#[test]
+fn the_broker_is_asked_for_a_lasting_session_and_a_last_will() {
+    let broker = FakeBroker::start();
+    let _handle = echo(v5(&broker));
+    let V5::Connect(connect, Some(will), None) = broker.accept::<V5>().next() else { panic!("expected a CONNECT with a will") };
+    let properties = connect.properties.unwrap();
+    assert_eq!((connect.client_id.as_str(), connect.clean_start, connect.keep_alive), ("jouled-test", false, 30));
+    assert_eq!(properties.session_expiry_interval, Some(86_400));
+    assert_eq!((properties.receive_maximum, properties.max_packet_size), (Some(32), Some(16 << 20)));
+    assert_eq!(properties.topic_alias_max, None);
+    assert_eq!((&will.topic[..], &will.message[..], will.retain), (&b"jouled/pi/status"[..], &b"offline"[..], true));
+}
+
+#[test]
+fn expiry_is_passed_on_both_ways() {
+    let broker = FakeBroker::start();
+    let (handle, requests) = manual(v5(&broker));
+    let mut conn = broker.ready::<V5>(false);
+    let V5::Publish(mut publish) = V5::publish(INFER, b"x", 1, false) else { unreachable!() };
+    publish.properties = Some(PublishProperties { message_expiry_interval: Some(60), ..PublishProperties::default() });
+    conn.send(V5::Publish(publish));
+    let request = requests.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(request.deadline, Some(request.received + Duration::from_secs(60)));
+    handle.publish(Message { expiry: Some(Duration::from_secs(60)), ..sample(1) }).unwrap();
+    let V5::Publish(publish) = conn.next() else { panic!("expected a PUBLISH") };
+    assert!(matches!(publish.properties.unwrap().message_expiry_interval, Some(30..=60)));
+}
+
+#[test]
+fn another_client_under_the_same_name_is_named_as_the_reason() {
+    let broker = FakeBroker::start();
+    let handle = echo(v5(&broker));
+    let mut conn = broker.ready::<V5>(false);
+    // DISCONNECT, session taken over, no properties.
+    conn.send_bytes(&[0xe0, 2, 0x8e, 0]);
+    conn.closed();
+    eventually("the reason", || handle.stats().last_error.is_some_and(|e| e.contains("SessionTakenOver")));
+    broker.ready::<V5>(true);
+}
+
 /// The daemon publishes 2,000 messages and gets 500 requests while the broker breaks off 1,000 times, with and without the
 /// session, between packets and within: no message and no answer to a request that arrived is lost, each topic keeps its order.
 #[test]
@@ -530,7 +593,9 @@ fn a_thousand_broken_connections_lose_nothing() {
     (0..2000).for_each(|n| handle.publish(sample(n)).unwrap());
     let (mut samples, mut answers) = (Vec::<usize>::new(), std::collections::HashSet::new());
     let started = Instant::now();
-    for round in 0..1000 {
+    // JOULED_RECONNECTS=10000 makes it longer.
+    let rounds = std::env::var("JOULED_RECONNECTS").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
+    for round in 0..rounds {
         let mut conn = broker.welcome::<V4>(round % 3 != 0);
         if round % 2 == 0 {
             conn.deliver(INFER, &format!("request {round}"), round as u16 + 1, false);
@@ -571,5 +636,5 @@ fn a_thousand_broken_connections_lose_nothing() {
     assert_eq!(first_seen, (0..2000).collect::<Vec<_>>());
     eventually("the outbox to be empty", || handle.stats().outbox_messages == 0);
     assert!(taken(&handle) >= 100, "hardly a request arrived: {}", taken(&handle));
-    println!("1,000 reconnects in {:?}", started.elapsed());
+    println!("{rounds} reconnects in {:?}", started.elapsed());
 }

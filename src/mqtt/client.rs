@@ -44,6 +44,8 @@ impl std::error::Error for TooLarge {}
 struct Shared {
     core: Mutex<Core>,
     wake: Notify,
+    /// Keyed, so that whoever sends requests cannot make two look the same.
+    hasher: RandomState,
     node: String,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -65,7 +67,13 @@ pub struct Handle {
 pub fn start(config: Config, node: &str, info: Vec<u8>, intake: impl Intake) -> Result<Handle, String> {
     let mut core = Core::new(Arc::new(Plan::new(config, node)?));
     core.set_info(info, Instant::now());
-    let shared = Arc::new(Shared { core: Mutex::new(core), wake: Notify::new(), node: node.to_string(), thread: Mutex::new(None) });
+    let shared = Arc::new(Shared {
+        core: Mutex::new(core),
+        wake: Notify::new(),
+        hasher: RandomState::new(),
+        node: node.to_string(),
+        thread: Mutex::new(None),
+    });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("MQTT runtime: {e}"))?;
     let for_thread = shared.clone();
     let main = move || {
@@ -262,7 +270,9 @@ impl Connection {
     /// Passes a request on, without holding the lock: the intake may answer from within.
     fn deliver(&self, message: Inbound) {
         let received = std::time::Instant::now();
-        let delivery = self.shared.core().arrived(&message);
+        let Inbound { topic, payload, correlation, response_topic, content_type, .. } = &message;
+        let fingerprint = self.shared.hasher.hash_one((topic, payload, correlation, response_topic, content_type));
+        let delivery = self.shared.core().arrived(&message, fingerprint);
         let Delivery::Run(ticket, model) = delivery else { return };
         let (request, problem) = inbound::request(message, &model, ticket, received, &self.plan.topics, &self.rules);
         let to = request.reply_to.clone();

@@ -8,7 +8,6 @@ use super::outbox::{Limits, Lost, Outbox, Refused};
 use super::plan::Plan;
 use crate::request::Ticket;
 use serde::Serialize;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -105,7 +104,6 @@ pub struct Core {
     pub plan: Arc<Plan>,
     outbox: Outbox,
     book: AckBook,
-    hasher: RandomState,
     live: Option<Live>,
     leaving: Option<Leaving>,
     draining: bool,
@@ -120,7 +118,6 @@ impl Core {
         Core {
             outbox: Outbox::new(limits(&plan)),
             book: AckBook::new(plan.outstanding()),
-            hasher: RandomState::new(),
             live: None,
             leaving: None,
             draining: false,
@@ -282,10 +279,9 @@ impl Core {
         Ok(())
     }
 
-    /// A message came.
-    pub fn arrived(&mut self, inbound: &Inbound) -> Delivery {
+    /// A message came; `fingerprint` stands for its content.
+    pub fn arrived(&mut self, inbound: &Inbound, fingerprint: u64) -> Delivery {
         let tracked = inbound.qos > 0;
-        let fingerprint = self.fingerprint(inbound);
         if tracked && self.book.recognised(fingerprint, inbound.pkid, inbound.dup).is_some() {
             self.stats.redelivered += 1;
             return Delivery::Done;
@@ -311,16 +307,11 @@ impl Core {
 
     fn ignore(&mut self, inbound: &Inbound, counter: impl Fn(&mut Dropped) -> &mut u64) -> Delivery {
         *counter(&mut self.stats.dropped) += 1;
-        log::warn!("a message on {} is no request to run: ignored", inbound.topic.escape_debug());
+        log::debug!("a message on {} is no request to run: ignored", inbound.topic.escape_debug());
         if inbound.qos > 0 {
             self.book.ignored(inbound.pkid);
         }
         Delivery::Done
-    }
-
-    /// A keyed hash of all that makes a request; unpredictable for whoever sends it.
-    fn fingerprint(&self, m: &Inbound) -> u64 {
-        self.hasher.hash_one((&m.topic, &m.payload, &m.correlation, &m.response_topic, &m.content_type))
     }
 
     /// Sends every acknowledgement that is due and every message that the window allows. Never waits.

@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod fake_broker;
 pub mod mosquitto;
 pub mod peer;
+pub mod proxy;
 
 use std::time::{Duration, Instant};
 

@@ -21,8 +21,9 @@ impl Mosquitto {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path());
         let port = free_port();
-        let text =
-            format!("listener {port} 127.0.0.1\nmax_queued_messages 0\n{config}\n").replace("$DIR", &dir.path().display().to_string());
+        // `user root`: as root it would otherwise become a user that cannot write into the directory.
+        let text = format!("user root\nlistener {port} 127.0.0.1\nmax_queued_messages 0\n{config}\n");
+        let text = text.replace("$DIR", &dir.path().display().to_string());
         std::fs::write(dir.path().join("mosquitto.conf"), text).unwrap();
         let child = launch(dir.path(), port);
         Mosquitto { port, dir, child }
@@ -56,7 +57,7 @@ impl Drop for Mosquitto {
 fn launch(dir: &Path, port: u16) -> Child {
     let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "/usr/bin/mosquitto"].into_iter().find(|p| Path::new(p).exists());
     let program = program.expect("these tests need the mosquitto broker: apt-get install mosquitto");
-    let log = std::fs::File::create(dir.join("log")).unwrap();
+    let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
     let mut child = Command::new(program)
         .args(["-v", "-c"])
         .arg(dir.join("mosquitto.conf"))
