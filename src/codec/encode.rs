@@ -134,11 +134,12 @@ mod tests {
             id: Some(&id),
             time: "2026-01-02T03:04:05.6789Z".parse().unwrap(),
             model: "machine",
+            ran: None,
             digest: "sha256:00",
             source: None,
             result: &answer,
             timing_us: Timing { queue: Duration::from_micros(1500), infer: Duration::from_nanos(999), ..Timing::default() },
-            throttle: Throttle { level: 2, reason: Some("temperature"), waited: true },
+            throttle: Throttle { level: 2, reason: Some(Reason::Temperature), waited: true },
             joules: None,
         });
     }

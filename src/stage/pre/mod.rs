@@ -178,8 +178,7 @@ impl Pre {
         }
     }
 
-    /// As [`Pre::run`] for a sensor window that is still in its reader's buffer: frame after frame, `channels` values each.
-    pub fn window(&mut self, values: &[f32], channels: usize, out: &mut [u8]) -> Result<(), Rejection> {
+    fn window(&self, values: &[f32], channels: usize, out: &mut [u8]) -> Result<(), Rejection> {
         let frames = values.len() / channels.max(1);
         if frames * channels != values.len() {
             return Err(self.wrong_shape(&format!("{} values for {channels} channels", values.len())));
