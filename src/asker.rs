@@ -20,6 +20,8 @@ pub struct Asker {
     pub id: Option<Id>,
     /// The sensor, for a sample.
     pub source: Option<Arc<str>>,
+    /// The sample's number.
+    pub sequence: Option<u64>,
 }
 
 impl Asker {
@@ -32,13 +34,15 @@ impl Asker {
             model: request.model.clone(),
             id: None,
             source: None,
+            sequence: None,
         }
     }
 
     /// Everybody who listens to the results of `model`.
     pub fn of_sample(sample: &Sample, model: &str, topics: &Topics) -> Asker {
         let source = Some(sample.source.clone());
-        Asker { topic: topics.result(model), correlation: None, format: Format::Json, model: model.to_string(), id: None, source }
+        let (topic, model, sequence) = (topics.result(model), model.to_string(), Some(sample.sequence));
+        Asker { topic, correlation: None, format: Format::Json, model, id: None, source, sequence }
     }
 
     /// The result as a message.

@@ -115,7 +115,9 @@ fn examine(config: &Config, root: &Path) -> Vec<Finding> {
         let loaded = Registry::load(&[alone]).map(|_| "loads".to_string());
         Finding::new(format!("model {}", m.name), loaded.map_err(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
     };
-    let source = |s: &SourceConfig| Finding::new(format!("source {}", s.name), s.try_open(root).map(|()| "opens".to_string()));
+    let source = |s: &SourceConfig| {
+        Finding::new(format!("source {}", s.name), s.probe(root).map(|()| "opens".to_string()).map_err(|e| e.to_string()))
+    };
     let mut found: Vec<Finding> = config.models.iter().map(model).collect();
     found.extend(config.sources.iter().map(source));
     let (host, port) = (&config.mqtt.host, config.mqtt.port());

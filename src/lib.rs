@@ -18,6 +18,8 @@ pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod daemon;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod doctor;
 pub mod engine;
 pub mod governor;

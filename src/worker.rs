@@ -39,7 +39,6 @@ pub struct Worker {
 
 /// One piece of work on its way through.
 struct Journey {
-    received: Instant,
     throttle: Throttle,
     waited: bool,
     timing: Timing,
@@ -101,7 +100,7 @@ impl Worker {
             Taken::Sample(sample) => sample.taken,
         };
         let timing = Timing { queue: received.elapsed(), ..Timing::default() };
-        let journey = Journey { received, throttle: permit.throttle.clone(), waited, timing };
+        let journey = Journey { throttle: permit.throttle.clone(), waited, timing };
         match work {
             Taken::Request(request) => self.answer_request(&request, journey, permit),
             Taken::Sample(sample) => {
@@ -202,6 +201,7 @@ impl Worker {
             ran: (ran.name != asker.model).then_some(ran.name.as_str()),
             digest: &ran.digest,
             source: asker.source.as_deref(),
+            sequence: asker.sequence,
             result: answer,
             timing_us: journey.timing,
             throttle: ThrottleReport {

@@ -2,6 +2,8 @@
 
 mod bench;
 mod check;
+#[cfg(feature = "demo")]
+mod demo;
 mod doctor;
 mod infer;
 mod inspect;
@@ -29,6 +31,9 @@ pub struct Cli {
 enum Command {
     /// Run the daemon with a configuration file.
     Run(run::Args),
+    /// Show the whole thing at work: an embedded broker, shipped models, a replayed sensor, requests over MQTT.
+    #[cfg(feature = "demo")]
+    Demo(demo::Args),
     /// Check a configuration file, its models and label files; report every error with its line and key.
     Check(check::Args),
     /// Run one model on one input and print its output.
@@ -104,6 +109,8 @@ pub fn main() -> ExitCode {
     start_log(cli.verbose);
     let done = match cli.command {
         Command::Run(args) => run::main(&args),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Infer(args) => infer::main(&args),
         Command::Bench(args) => bench::main(&args),

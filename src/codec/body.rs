@@ -16,6 +16,9 @@ use std::fmt;
 /// Arrays nested deeper than this are refused: no model input has more dimensions.
 const MAX_DEPTH: usize = 8;
 
+/// More named inputs than this are refused.
+const MAX_INPUTS: usize = 64;
+
 const PADDING_OPTIONAL: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
@@ -320,6 +323,9 @@ impl<'de> Visitor<'de> for NamedVisitor {
         while let Some((name, node)) = map.next_entry::<String, Node>()? {
             if named.iter().any(|(known, _)| *known == name) {
                 return Err(de::Error::custom(format!("input `{name}` is there twice")));
+            }
+            if named.len() == MAX_INPUTS {
+                return Err(de::Error::custom(format!("expected at most {MAX_INPUTS} inputs")));
             }
             named.push((name, node));
         }

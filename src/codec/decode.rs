@@ -8,7 +8,7 @@ use crate::config::problems::Checker;
 use crate::config::value::Size;
 use crate::engine::Port;
 use crate::rejection::{Code, Rejection};
-use crate::tensor::{Dtype, TensorSpec};
+use crate::tensor::{Dtype, Tensor, TensorSpec};
 use serde::{Deserialize, Serialize};
 
 /// Bounds on what a payload may unpack to.
@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 pub struct DecodeLimits {
     /// Largest image, in pixels; checked in its header. Default 16777216 (4096 x 4096), at least 1.
     pub max_image_pixels: u64,
-    /// Largest decoded image; checked in its header. Default 64MiB, at least 1.
+    /// Largest decoded image; checked in its header. A progressive JPEG takes up to three times that while it is decoded. Default
+    /// 64MiB, at least 1.
     pub max_image_memory: Size,
 }
 
@@ -199,7 +200,7 @@ fn from_numbers(values: Values, shape: Vec<usize>, declared: &TensorSpec) -> Res
     }
 }
 
-fn integers(values: &[i64], shape: Vec<usize>, declared: &TensorSpec) -> Result<crate::tensor::Tensor, Rejection> {
+fn integers(values: &[i64], shape: Vec<usize>, declared: &TensorSpec) -> Result<Tensor, Rejection> {
     let mut bytes = Vec::with_capacity(declared.bytes());
     for (at, &value) in values.iter().enumerate() {
         match (declared.dtype, i32::try_from(value)) {

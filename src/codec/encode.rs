@@ -28,6 +28,9 @@ pub struct ResultMessage<'a> {
     /// Name of the sensor that gave the sample; absent for requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<&'a str>,
+    /// Number of the sample among its sensor's windows, from 0; a gap means dropped ones. Absent for requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
     /// What the post-processing steps made of the model's outputs.
     pub result: &'a Answer,
     /// Where the time went, in microseconds.

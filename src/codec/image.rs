@@ -19,6 +19,9 @@ pub fn magic(bytes: &[u8]) -> Option<ImageFormat> {
 /// Decodes to grey or RGB of 8 bits. An EXIF orientation is applied, transparency is dropped, 16 bits are cut to 8.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Rejection> {
     let format = magic(bytes).ok_or_else(|| Rejection::new(Code::BadImage, "expected a JPEG or PNG, found neither's first bytes"))?;
+    if format == ImageFormat::Jpeg && is_cut_off(bytes) {
+        return Err(Rejection::new(Code::BadImage, format!("the JPEG is cut off: no end-of-image marker in {} bytes", bytes.len())));
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut bounds = Limits::default();
     bounds.max_alloc = Some(limits.max_image_memory.0);
@@ -29,6 +32,13 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Rejection>
     let mut image = DynamicImage::from_decoder(decoder).map_err(refused)?;
     image.apply_orientation(orientation);
     flatten(image)
+}
+
+/// True for a JPEG whose last scan (marker FFDA) has no end (FFD9) after it: the decoder would fill the rest with grey. Inside a
+/// scan neither occurs.
+fn is_cut_off(jpeg: &[u8]) -> bool {
+    let last = |marker: u8| jpeg.windows(2).rposition(|pair| pair == [0xFF, marker]);
+    last(0xDA).is_none_or(|scan| last(0xD9) < Some(scan))
 }
 
 fn check_size(decoder: &impl ImageDecoder, limits: &DecodeLimits) -> Result<(), Rejection> {

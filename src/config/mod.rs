@@ -133,11 +133,14 @@ impl Config {
         let error = |problems| ConfigError { path: path.to_path_buf(), problems };
         let text = read(path).map_err(|message| error(vec![Problem { key: String::new(), line: None, message }]))?;
         let mut config = Config::parse(&text).map_err(error)?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        for model in &mut config.models {
-            model.resolve(folder);
-        }
+        config.resolve(path.parent().unwrap_or(Path::new(".")));
         Ok(config)
+    }
+
+    /// Takes relative paths from `folder`.
+    pub fn resolve(&mut self, folder: &Path) {
+        self.models.iter_mut().for_each(|model| model.resolve(folder));
+        self.sources.iter_mut().for_each(|source| source.resolve(folder));
     }
 
     /// Reads and checks the text; paths stay as they are written.

@@ -17,10 +17,11 @@
 //!
 //! Every loop works on raw pointers after one check of the whole strip ([`Strip::check`], [`Depthwise::check`]).
 
-use super::conv::{Kernel, Residual, Strip, Walker};
+use super::conv::{Kernel, Strip};
 use super::depthwise::{DW_LANES, Depthwise, row_pairs};
 use super::pack::{LANES, NarrowRule, Run, Style, Weights};
-use super::{OutputQuant, store};
+use super::portable::Portable;
+use super::{AddQuant, OutputQuant, store};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -43,6 +44,9 @@ impl Kernel for Avx2 {
     const STYLE: Style = Style { rule: NarrowRule::Pairs, order: [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15] };
 
     fn strip(self, strip: &mut Strip<'_>) {
+        if strip.is_loud() {
+            return Portable.strip(strip);
+        }
         strip.check();
         // SAFETY: `self` proves AVX2; the strip was checked.
         unsafe {
@@ -62,6 +66,9 @@ impl Kernel for Avx2 {
     }
 
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
+        if dw.loud {
+            return Portable.depthwise(dw, input, output, rows);
+        }
         dw.check(input, output, &rows);
         // SAFETY: `self` proves AVX2; the buffers were checked; `sliding` is there for these shapes only.
         unsafe {
@@ -116,9 +123,6 @@ unsafe fn widen_bytes(bytes: &[u8], wide: &mut [u8]) {
 
 // ---------------------------------------------------------------------------------------------------------- epilogue
 
-/// Largest product that the conversion to `i32` still holds; everything above saturates to the same byte.
-const CEILING: f32 = 1_073_741_824.0;
-
 /// Zero point and range of an output as the packs want them.
 #[derive(Clone, Copy)]
 struct Finish {
@@ -156,11 +160,10 @@ impl Finish {
     }
 }
 
-/// `round_half_even(acc * scale)`, saturated.
+/// `round_half_even(acc * scale)`, which fits 32 bits: strips where it might not are left to the portable loops.
 #[target_feature(enable = "avx2")]
 fn scaled(acc: __m256i, scale: __m256) -> __m256i {
-    let product = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), scale);
-    _mm256_cvtps_epi32(_mm256_min_ps(product, _mm256_set1_ps(CEILING)))
+    _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(acc), scale))
 }
 
 /// Writes the first `count` of 16 bytes.
@@ -209,94 +212,137 @@ unsafe fn get(from: *const u8, count: usize) -> __m128i {
 
 // ------------------------------------------------------------------------------------------------------------- dense
 
+/// What a strip's tiles share, in memory where instructions take it as an operand.
+struct Shared<'a, const VECTORS: usize> {
+    runs: &'a [Run],
+    weights: *const u8,
+    bias: [__m256i; VECTORS],
+    scale: [__m256; VECTORS],
+    finish: Finish,
+    columns: usize,
+    /// Bytes from one pixel to the next: input, output, residual.
+    steps: [usize; 3],
+    quant: &'a OutputQuant,
+    add: Option<&'a AddQuant>,
+}
+
+impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
+    /// `weights` are the block's, `element` the bytes of an input element.
+    #[target_feature(enable = "avx2")]
+    fn new(strip: &Strip<'a>, weights: *const u8, element: usize) -> Self {
+        let (mut bias, mut scale) = ([_mm256_setzero_si256(); VECTORS], [_mm256_setzero_ps(); VECTORS]);
+        for v in 0..VECTORS {
+            // SAFETY: bias and scale have 16 lanes.
+            unsafe {
+                bias[v] = _mm256_loadu_si256(strip.block.bias[v * 8..][..8].as_ptr().cast());
+                scale[v] = _mm256_loadu_ps(strip.block.scale[v * 8..][..8].as_ptr());
+            }
+        }
+        let add = strip.residual.as_ref().map(|r| r.add);
+        Shared {
+            runs: strip.block.runs(),
+            weights,
+            bias,
+            scale,
+            finish: Finish::new(add.map_or(strip.quant, |add| &add.output)),
+            columns: strip.block.columns,
+            steps: [strip.windows.step_x * element, strip.pixels.step_x, strip.residual.as_ref().map_or(0, |r| r.grid.step_x)],
+            quant: strip.quant,
+            add,
+        }
+    }
+}
+
 /// Computes a strip whose block has `VECTORS * 8` lanes.
 ///
 /// # Safety
 /// `strip.check()` passed; `weights` are the block's, wide or narrow as `WIDE` says, and `VECTORS * 8` its lanes.
 #[target_feature(enable = "avx2")]
 unsafe fn pixels<const WIDE: bool, const VECTORS: usize>(strip: &mut Strip<'_>, weights: *const u8) {
-    let mut walker = Walker::new(strip);
-    // SAFETY: the walker yields pixels of the strip only; the rest is this function's own contract.
-    unsafe {
-        while walker.left() >= 4 {
-            tile::<WIDE, VECTORS, 4>(strip, weights, walker.take::<4>());
-        }
-        match walker.left() {
-            3 => tile::<WIDE, VECTORS, 3>(strip, weights, walker.take::<3>()),
-            2 => tile::<WIDE, VECTORS, 2>(strip, weights, walker.take::<2>()),
-            1 => tile::<WIDE, VECTORS, 1>(strip, weights, walker.take::<1>()),
-            _ => {}
+    let element = if WIDE { 2 } else { 1 };
+    let shared = Shared::<VECTORS>::new(strip, weights, element);
+    let output = strip.output.as_mut_ptr();
+    let residual = strip.residual.as_ref().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
+    let (height, width) = strip.rows();
+    for y in 0..height {
+        // SAFETY: row `y` is one of the strip's, and the steps below stay inside it: `strip.check()` covers them.
+        unsafe {
+            let mut at = At {
+                window: strip.input.as_ptr().add((strip.windows.base + y * strip.windows.step_y) * element),
+                pixel: output.add(strip.pixels.base + y * strip.pixels.step_y),
+                residual: residual.map_or(output, |(from, grid)| from.add(grid.base + y * grid.step_y)),
+            };
+            let mut left = width;
+            while left > 0 {
+                left -= match (VECTORS, left) {
+                    (1, 8..) => tile::<WIDE, VECTORS, 8>(&shared, &mut at),
+                    (2, 5) => tile::<WIDE, VECTORS, 5>(&shared, &mut at),
+                    (2, 3 | 6) => tile::<WIDE, VECTORS, 3>(&shared, &mut at),
+                    (_, 4..) => tile::<WIDE, VECTORS, 4>(&shared, &mut at),
+                    (_, 2..) => tile::<WIDE, VECTORS, 2>(&shared, &mut at),
+                    _ => tile::<WIDE, VECTORS, 1>(&shared, &mut at),
+                };
+            }
         }
     }
 }
 
-/// One register tile: `PIXELS` pixels at the given offsets of input, output and residual.
+/// The next pixel of a row.
+struct At {
+    window: *const u8,
+    pixel: *mut u8,
+    residual: *const u8,
+}
+
+/// One register tile: the next `PIXELS` pixels. Moves `at` behind them and returns how many they were.
 ///
 /// # Safety
-/// As [`pixels`]; the offsets are those of pixels of the strip.
+/// As [`pixels`]; the row has `PIXELS` pixels left.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile<const WIDE: bool, const VECTORS: usize, const PIXELS: usize>(
-    strip: &mut Strip<'_>,
-    weights: *const u8,
-    [windows, pixels, residuals]: [[usize; PIXELS]; 3],
-) {
-    let block = strip.block;
-    let mut acc = [[_mm256_setzero_si256(); VECTORS]; PIXELS];
-    // SAFETY: bias and scale have 16 lanes; runs stay inside the window's span, which was checked for every window.
+unsafe fn tile<const WIDE: bool, const VECTORS: usize, const PIXELS: usize>(shared: &Shared<'_, VECTORS>, at: &mut At) -> usize {
+    let mut acc = [shared.bias; PIXELS];
+    // SAFETY: runs stay inside the window's span, `columns` bytes at every pixel and residual are there: all of it was
+    // checked for every pixel of the strip. Positions may move one past the row's end, which is never read.
     unsafe {
-        for v in 0..VECTORS {
-            let bias = _mm256_loadu_si256(block.bias.as_ptr().add(v * 8).cast());
-            acc.iter_mut().for_each(|acc| acc[v] = bias);
-        }
-        let element = if WIDE { 2 } else { 1 };
-        let windows = windows.map(|at| strip.input.as_ptr().add(at * element));
         match WIDE {
-            false => narrow(block.runs(), weights, windows, &mut acc),
-            true => wide(block.runs(), weights, windows, &mut acc),
+            false => narrow(shared.runs, shared.weights, at.window, shared.steps[0], &mut acc),
+            true => wide(shared.runs, shared.weights, at.window, shared.steps[0], &mut acc),
         }
-    }
-    let mut scale = [_mm256_setzero_ps(); VECTORS];
-    for (v, scale) in scale.iter_mut().enumerate() {
-        // SAFETY: `scale` has 16 lanes.
-        *scale = unsafe { _mm256_loadu_ps(block.scale.as_ptr().add(v * 8)) };
-    }
-    let columns = block.columns;
-    let out = strip.output.as_mut_ptr();
-    // SAFETY: `columns` bytes at every pixel and residual were checked.
-    unsafe {
-        match &strip.residual {
+        match shared.add {
             None => {
-                let mut values = acc;
-                for values in &mut values {
+                for acc in &mut acc {
                     for v in 0..VECTORS {
-                        values[v] = scaled(values[v], scale[v]);
+                        acc[v] = scaled(acc[v], shared.scale[v]);
                     }
                 }
-                emit(&Finish::new(strip.quant), values, pixels.map(|at| out.add(at)), columns);
             }
-            Some(residual) => {
-                let from = residual.bytes.map_or(out.cast_const(), <[u8]>::as_ptr);
-                let mut values = [[_mm256_setzero_si256(); VECTORS]; PIXELS];
-                for p in 0..PIXELS {
-                    values[p] = add(residual, strip.quant, acc[p], scale, get(from.add(residuals[p]), columns));
+            Some(add) => {
+                for (p, acc) in acc.iter_mut().enumerate() {
+                    let other = get(at.residual.add(p * shared.steps[2]), shared.columns);
+                    *acc = plus(add, shared.quant, *acc, shared.scale, other);
                 }
-                emit(&Finish::new(&residual.add.output), values, pixels.map(|at| out.add(at)), columns);
             }
         }
+        emit(&shared.finish, acc, at.pixel, shared.steps[1], shared.columns);
+        at.window = at.window.wrapping_add(PIXELS * shared.steps[0]);
+        at.pixel = at.pixel.wrapping_add(PIXELS * shared.steps[1]);
+        at.residual = at.residual.wrapping_add(PIXELS * shared.steps[2]);
     }
+    PIXELS
 }
 
 /// Byte products.
 ///
 /// # Safety
-/// Every run is readable at every window; `weights` hold `VECTORS * 32` bytes a group.
+/// Every run is readable at `PIXELS` windows from `window`, `step` bytes apart; `weights` hold `VECTORS * 32` bytes a group.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn narrow<const VECTORS: usize, const PIXELS: usize>(
     runs: &[Run],
     mut weights: *const u8,
-    windows: [*const u8; PIXELS],
+    window: *const u8,
+    step: usize,
     acc: &mut [[__m256i; VECTORS]; PIXELS],
 ) {
     let ones = _mm256_set1_epi16(1);
@@ -304,7 +350,7 @@ unsafe fn narrow<const VECTORS: usize, const PIXELS: usize>(
     for run in runs {
         // SAFETY: the function's contract.
         unsafe {
-            let from = windows.map(|w| w.add(run.offset));
+            let from = window.add(run.offset);
             for group in 0..run.groups {
                 let mut w = [_mm256_setzero_si256(); VECTORS];
                 for (v, w) in w.iter_mut().enumerate() {
@@ -312,7 +358,7 @@ unsafe fn narrow<const VECTORS: usize, const PIXELS: usize>(
                 }
                 weights = weights.add(VECTORS * 32);
                 for p in 0..PIXELS {
-                    let x = _mm256_set1_epi32(from[p].add(group * 4).cast::<i32>().read_unaligned());
+                    let x = _mm256_set1_epi32(from.add(p * step + group * 4).cast::<i32>().read_unaligned());
                     for v in 0..VECTORS {
                         sums[p][v] = _mm256_add_epi32(sums[p][v], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w[v]), ones));
                     }
@@ -326,20 +372,21 @@ unsafe fn narrow<const VECTORS: usize, const PIXELS: usize>(
 /// Products of 16-bit numbers: two steps a group.
 ///
 /// # Safety
-/// Every run is readable, two bytes an element, at every window; `weights` hold `VECTORS * 64` bytes a group.
+/// Every run is readable, two bytes an element, at `PIXELS` windows from `window`, `step` bytes apart; `weights` hold `VECTORS * 64` bytes a group.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn wide<const VECTORS: usize, const PIXELS: usize>(
     runs: &[Run],
     mut weights: *const u8,
-    windows: [*const u8; PIXELS],
+    window: *const u8,
+    step: usize,
     acc: &mut [[__m256i; VECTORS]; PIXELS],
 ) {
     let mut sums = *acc;
     for run in runs {
         // SAFETY: the function's contract.
         unsafe {
-            let from = windows.map(|w| w.add(run.offset * 2));
+            let from = window.add(run.offset * 2);
             for half in 0..run.groups * 2 {
                 let mut w = [_mm256_setzero_si256(); VECTORS];
                 for (v, w) in w.iter_mut().enumerate() {
@@ -347,7 +394,7 @@ unsafe fn wide<const VECTORS: usize, const PIXELS: usize>(
                 }
                 weights = weights.add(VECTORS * 32);
                 for p in 0..PIXELS {
-                    let x = _mm256_set1_epi32(from[p].add(half * 4).cast::<i32>().read_unaligned());
+                    let x = _mm256_set1_epi32(from.add(p * step + half * 4).cast::<i32>().read_unaligned());
                     for v in 0..VECTORS {
                         sums[p][v] = _mm256_add_epi32(sums[p][v], _mm256_madd_epi16(x, w[v]));
                     }
@@ -361,16 +408,16 @@ unsafe fn wide<const VECTORS: usize, const PIXELS: usize>(
 /// The convolution's own value, requantized, plus the residual: whole numbers in the sum's scale, zero point not yet added.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add<const VECTORS: usize>(
-    residual: &Residual<'_>,
+fn plus<const VECTORS: usize>(
+    add: &AddQuant,
     quant: &OutputQuant,
     acc: [__m256i; VECTORS],
     scale: [__m256; VECTORS],
     other: __m128i,
 ) -> [__m256i; VECTORS] {
     let (low, high) = quant.bounds();
-    let zero = _mm256_set1_epi32(i32::from(store(residual.add.b_zero)));
-    let (a_ratio, b_ratio) = (_mm256_set1_ps(residual.add.a_ratio), _mm256_set1_ps(residual.add.b_ratio));
+    let zero = _mm256_set1_epi32(i32::from(store(add.b_zero)));
+    let (a_ratio, b_ratio) = (_mm256_set1_ps(add.a_ratio), _mm256_set1_ps(add.b_ratio));
     // Two vectors hold channels 0-3, 8-11 and 4-7, 12-15; one holds 0-7.
     let other = if VECTORS == 2 { _mm_shuffle_epi32::<0b11_01_10_00>(other) } else { other };
     let others = [other, _mm_unpackhi_epi64(other, other)];
@@ -381,7 +428,7 @@ fn add<const VECTORS: usize>(
         let own = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(own);
         let other = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(others[v]), zero));
         let sum = _mm256_add_ps(_mm256_mul_ps(own, a_ratio), _mm256_mul_ps(other, b_ratio));
-        sums[v] = _mm256_cvtps_epi32(_mm256_min_ps(sum, _mm256_set1_ps(CEILING)));
+        sums[v] = _mm256_cvtps_epi32(sum);
     }
     sums
 }
@@ -389,13 +436,14 @@ fn add<const VECTORS: usize>(
 /// Saturates whole numbers to bytes and writes `columns` of them for each pixel.
 ///
 /// # Safety
-/// `columns` bytes at each of `to` are writable, `columns <= VECTORS * 8`.
+/// `columns` bytes are writable at `to` and at each of `PIXELS - 1` steps from it, `columns <= VECTORS * 8`.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn emit<const VECTORS: usize, const PIXELS: usize>(
     finish: &Finish,
     values: [[__m256i; VECTORS]; PIXELS],
-    to: [*mut u8; PIXELS],
+    to: *mut u8,
+    step: usize,
     columns: usize,
 ) {
     for p in (0..PIXELS).step_by(2) {
@@ -410,9 +458,9 @@ unsafe fn emit<const VECTORS: usize, const PIXELS: usize>(
         };
         // SAFETY: the function's contract.
         unsafe {
-            put(to[p], first, columns);
+            put(to.add(p * step), first, columns);
             if next > p {
-                put(to[next], second, columns);
+                put(to.add(next * step), second, columns);
             }
         }
     }

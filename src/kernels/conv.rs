@@ -151,9 +151,14 @@ impl Grid {
         Grid { base: layout.offset(row, 0) + channel - sliced_at, step_y: layout.row_stride(), step_x: layout.pixel_stride }
     }
 
+    /// Offset of pixel (y, x).
+    pub fn at(&self, y: usize, x: usize) -> usize {
+        self.base + y * self.step_y + x * self.step_x
+    }
+
     /// Offset of the last of `height * width` pixels.
     pub fn last(&self, height: usize, width: usize) -> usize {
-        self.base + (height - 1) * self.step_y + (width - 1) * self.step_x
+        self.at(height - 1, width - 1)
     }
 }
 
@@ -180,6 +185,18 @@ pub(crate) struct Strip<'a> {
 }
 
 impl Strip<'_> {
+    /// Height and width to loop over: one long row where rows follow each other without a gap everywhere.
+    pub fn rows(&self) -> (usize, usize) {
+        let grids = [Some(self.windows), Some(self.pixels), self.residual.as_ref().map(|r| r.grid)];
+        let seamless = grids.into_iter().flatten().all(|grid| grid.step_y == self.width * grid.step_x);
+        if seamless { (1, self.height * self.width) } else { (self.height, self.width) }
+    }
+
+    /// True where a requantized value may exceed 32 bits before it is clamped.
+    pub fn is_loud(&self) -> bool {
+        self.block.loud || self.residual.as_ref().is_some_and(|r| r.add.is_loud())
+    }
+
     /// Panics unless every byte that the loops touch is inside its buffer. Loops may read one group past a window's span
     /// (`SLACK` covers it) and touch exactly `columns` bytes of an output pixel.
     pub fn check(&self) {
@@ -190,61 +207,6 @@ impl Strip<'_> {
             let bytes = residual.bytes.map_or(self.output.len(), <[u8]>::len);
             assert!(residual.grid.last(self.height, self.width) + self.block.columns <= bytes);
         }
-    }
-}
-
-/// Walks the pixels of a strip in row order, a few at a time.
-pub(crate) struct Walker {
-    width: usize,
-    x: usize,
-    left: usize,
-    at: [usize; 3],
-    step: [usize; 3],
-    wrap: [usize; 3],
-}
-
-impl Walker {
-    #[inline(always)]
-    pub fn new(strip: &Strip<'_>) -> Walker {
-        let residual = strip.residual.as_ref().map_or(strip.pixels, |r| r.grid);
-        let grids = [strip.windows, strip.pixels, residual];
-        Walker {
-            width: strip.width,
-            x: 0,
-            left: strip.height * strip.width,
-            at: grids.map(|g| g.base),
-            step: grids.map(|g| g.step_x),
-            wrap: grids.map(|g| g.step_y.wrapping_sub(strip.width * g.step_x)),
-        }
-    }
-
-    /// Pixels still to come.
-    #[inline(always)]
-    pub fn left(&self) -> usize {
-        self.left
-    }
-
-    /// Offsets of the next `N` pixels in input, output and residual. The caller knows that there are as many.
-    #[inline(always)]
-    pub fn take<const N: usize>(&mut self) -> [[usize; N]; 3] {
-        let mut out = [[0; N]; 3];
-        self.left -= N;
-        for i in 0..N {
-            for (out, at) in out.iter_mut().zip(self.at) {
-                out[i] = at;
-            }
-            self.x += 1;
-            for (at, step) in self.at.iter_mut().zip(self.step) {
-                *at += step;
-            }
-            if self.x == self.width {
-                self.x = 0;
-                for (at, wrap) in self.at.iter_mut().zip(self.wrap) {
-                    *at = at.wrapping_add(wrap);
-                }
-            }
-        }
-        out
     }
 }
 

@@ -12,7 +12,7 @@
 //! `2p - r * stride` and the next, zero where there is none.
 
 use super::conv::ConvParams;
-use super::pack::{Aligned, Columns, folded_bias};
+use super::pack::{Aligned, Columns, folded_bias, is_loud};
 use super::{Error, Layout, OutputQuant};
 
 /// Channels of a lane block.
@@ -31,6 +31,8 @@ pub(crate) struct Depthwise {
     /// Input bytes of the two taps of each pair, from the window's first.
     pub taps: Vec<[usize; 2]>,
     pub paired: Aligned<i16>,
+    /// True where `acc * scale` may exceed 32 bits.
+    pub loud: bool,
     /// For one and for two output rows at a time; `None` where the window is not square and small.
     pub sliding: Option<[Aligned<i16>; 2]>,
     /// Per channel, filled up to whole lane blocks.
@@ -49,7 +51,9 @@ impl Depthwise {
         let weights: Vec<Vec<i16>> = params.weights.chunks_exact(taps).map(<[i16]>::to_vec).collect();
         let columns =
             Columns { channel: 0, weights: &weights, bias: params.bias, multipliers: params.multipliers, input_zero: params.input_zero };
-        let mut bias = (0..channels).map(|c| folded_bias(&columns, c)).collect::<Result<Vec<i32>, Error>>()?;
+        let folded = (0..channels).map(|c| folded_bias(&columns, c)).collect::<Result<Vec<_>, Error>>()?;
+        let loud = folded.iter().zip(params.multipliers).any(|(&(_, bound), &scale)| is_loud(bound, scale));
+        let mut bias: Vec<i32> = folded.iter().map(|&(bias, _)| bias).collect();
         let mut scale = params.multipliers.to_vec();
         let padded = channels.next_multiple_of(DW_LANES);
         bias.resize(padded, 0);
@@ -64,6 +68,7 @@ impl Depthwise {
             steps: params.steps(),
             taps: tap_pairs(params),
             paired: Aligned::new(&paired(&weights, padded)),
+            loud,
             sliding: is_sliding(params).then(|| [1, 2].map(|rows| Aligned::new(&sliding(params, &weights, padded, rows)))),
             bias: Aligned::new(&bias),
             scale: Aligned::new(&scale),

@@ -83,6 +83,9 @@ pub(crate) struct Block {
     span: usize,
     runs: Vec<Run>,
     weights: Weights,
+    /// True where `acc * scale` may exceed 32 bits.
+    pub loud: bool,
+    order: [usize; LANES],
     /// In lane order; lanes past `columns` are zero.
     pub bias: [i32; LANES],
     pub scale: [f32; LANES],
@@ -95,6 +98,11 @@ impl Block {
 
     pub fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// The lane that holds a column.
+    pub fn lane(&self, column: usize) -> usize {
+        self.order.iter().position(|&c| c == column).unwrap_or(column)
     }
 
     /// 8 or 16.
@@ -145,20 +153,27 @@ pub(crate) struct Style {
 pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> Result<Block, Error> {
     let count = columns.weights.len();
     let lanes = if count <= LANES / 2 { LANES / 2 } else { LANES };
-    let order = if lanes == LANES { style.order } else { std::array::from_fn(|i| i) };
+    let order: [usize; LANES] = if lanes == LANES { style.order } else { std::array::from_fn(|i| i) };
     let groups = groups(stretches, columns.weights, &order[..lanes]);
     let (runs, weights) = choose(style.rule, stretches, groups);
     let span = runs.iter().map(|run: &Run| run.offset + run.groups * GROUP).max().unwrap_or(0);
-    let (mut bias, mut scale) = ([0; LANES], [0.0; LANES]);
+    let (mut bias, mut scale, mut loud) = ([0; LANES], [0.0; LANES], false);
     for (lane, &column) in order[..lanes].iter().enumerate().filter(|(_, c)| **c < count) {
-        bias[lane] = folded_bias(columns, column)?;
-        scale[lane] = columns.multipliers[column];
+        let (folded, bound) = folded_bias(columns, column)?;
+        (bias[lane], scale[lane]) = (folded, columns.multipliers[column]);
+        loud |= is_loud(bound, scale[lane]);
     }
-    Ok(Block { channel: columns.channel, columns: count, lanes, span, runs, weights, bias, scale })
+    Ok(Block { channel: columns.channel, columns: count, lanes, span, runs, weights, loud, order, bias, scale })
 }
 
-/// The bias with `-zero_point * sum(weights)` in it. Fails where a sum over any input could leave 32 bits.
-pub(crate) fn folded_bias(columns: &Columns, column: usize) -> Result<i32, Error> {
+/// True where a sum of up to `bound`, scaled, may exceed 32 bits: no loop but the portable one clamps before it converts.
+pub(crate) fn is_loud(bound: i64, scale: f32) -> bool {
+    bound as f64 * f64::from(scale).abs() >= f64::from(1 << 30)
+}
+
+/// The bias with `-zero_point * sum(weights)` in it, and the largest magnitude that a sum over any input can have. Fails
+/// where that leaves 32 bits.
+pub(crate) fn folded_bias(columns: &Columns, column: usize) -> Result<(i32, i64), Error> {
     let weights = &columns.weights[column];
     let sum: i64 = weights.iter().map(|&w| i64::from(w)).sum();
     let magnitude: i64 = weights.iter().map(|&w| i64::from(w).abs()).sum();
@@ -166,7 +181,7 @@ pub(crate) fn folded_bias(columns: &Columns, column: usize) -> Result<i32, Error
     // |bias| alone, before the zero point is folded in, bounds the exact sum that is requantized.
     let bound = bias.abs().max(i64::from(columns.bias[column]).abs()) + 255 * magnitude;
     match i32::try_from(bias) {
-        Ok(bias) if bound <= i64::from(i32::MAX) => Ok(bias),
+        Ok(bias) if bound <= i64::from(i32::MAX) => Ok((bias, bound)),
         _ => Err(Error::Accumulator { channel: columns.channel + column, bound: bound.unsigned_abs() }),
     }
 }

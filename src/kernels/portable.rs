@@ -1,6 +1,6 @@
 //! Inner loops in plain Rust: what runs where no other file fits, and small enough to read as a second specification.
 
-use super::conv::{Kernel, Strip, Walker};
+use super::conv::{Kernel, Strip};
 use super::depthwise::{DW_LANES, Depthwise};
 use super::pack::{GROUP, LANES, NarrowRule, Style, Weights};
 use super::{load, store, widen};
@@ -48,23 +48,29 @@ fn accumulate(strip: &Strip<'_>, window: usize, acc: &mut [i32; LANES]) {
     }
 }
 
+/// Requantizes one pixel's sums and writes them.
+fn emit(strip: &mut Strip<'_>, acc: [i32; LANES], y: usize, x: usize) {
+    for column in 0..strip.block.columns {
+        let lane = strip.block.lane(column);
+        let mut value = strip.quant.finish(acc[lane] as f32 * strip.block.scale[lane]);
+        if let Some(residual) = &strip.residual {
+            let other = residual.bytes.unwrap_or(strip.output)[residual.grid.at(y, x) + column];
+            value = residual.add.apply(value, load(other));
+        }
+        strip.output[strip.pixels.at(y, x) + column] = store(value);
+    }
+}
+
 impl Kernel for Portable {
     const STYLE: Style = Style { rule: NarrowRule::Always, order: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15] };
 
     fn strip(self, strip: &mut Strip<'_>) {
         strip.check();
-        let mut walker = Walker::new(strip);
-        while walker.left() > 0 {
-            let [[window], [pixel], [residual_at]] = walker.take::<1>();
-            let mut acc = strip.block.bias;
-            accumulate(strip, window, &mut acc);
-            for column in 0..strip.block.columns {
-                let value = strip.quant.finish(acc[column] as f32 * strip.block.scale[column]);
-                let value = strip.residual.as_ref().map_or(value, |r| {
-                    let other = r.bytes.unwrap_or(strip.output)[residual_at + column];
-                    r.add.apply(value, load(other))
-                });
-                strip.output[pixel + column] = store(value);
+        for y in 0..strip.height {
+            for x in 0..strip.width {
+                let mut acc = strip.block.bias;
+                accumulate(strip, strip.windows.at(y, x), &mut acc);
+                emit(strip, acc, y, x);
             }
         }
     }

@@ -77,6 +77,11 @@ impl AddQuant {
         self.output.check()
     }
 
+    /// True where a sum may exceed 32 bits before it is clamped; a model with such scales is absurd but legal.
+    pub(crate) fn is_loud(&self) -> bool {
+        self.a_ratio.abs().max(self.b_ratio.abs()) > 2f32.powi(20)
+    }
+
     /// One element.
     #[inline(always)]
     pub fn apply(&self, a: i8, b: i8) -> i8 {

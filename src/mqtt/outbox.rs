@@ -44,6 +44,8 @@ struct Entry {
     ticket: Option<Ticket>,
     queued: Instant,
     strikes: u8,
+    /// It was under way when the protocol broke: sent alone from now on, to find out whether it was the cause.
+    suspect: bool,
 }
 
 impl Entry {
@@ -83,8 +85,6 @@ pub struct Outbox {
     bytes: usize,
     limits: Limits,
     window: usize,
-    /// After a connection broke over a message, one at a time, to find out which.
-    careful: bool,
     max_packet: usize,
     lost: Lost,
     given_up: Vec<Ticket>,
@@ -99,7 +99,6 @@ impl Outbox {
             bytes: 0,
             limits,
             window: 1,
-            careful: false,
             max_packet: usize::MAX,
             lost: Lost::default(),
             given_up: Vec::new(),
@@ -113,7 +112,7 @@ impl Outbox {
 
     /// Adds a message. A [`Keep::Latest`] message replaces a waiting one on its topic and goes before what waits.
     pub fn push(&mut self, message: Message, ticket: Option<Ticket>, now: Instant) {
-        let entry = Entry { message, ticket, queued: now, strikes: 0 };
+        let entry = Entry { message, ticket, queued: now, strikes: 0, suspect: false };
         let place = match entry.message.keep {
             Keep::All => self.slots.len(),
             Keep::Latest => {
@@ -129,7 +128,7 @@ impl Outbox {
     pub fn push_last(&mut self, message: Message, now: Instant) {
         self.withdraw(&message.topic);
         let place = self.slots.len();
-        self.insert(place, Entry { message, ticket: None, queued: now, strikes: 0 }, now);
+        self.insert(place, Entry { message, ticket: None, queued: now, strikes: 0, suspect: false }, now);
     }
 
     fn insert(&mut self, place: usize, entry: Entry, now: Instant) {
@@ -172,11 +171,14 @@ impl Outbox {
     /// The next message to hand to the client, with what is left of its expiry, or `None` when the window is full or
     /// nothing waits. Call [`Outbox::handed`] once the client took it.
     pub fn next(&mut self, now: Instant) -> Option<(&Message, Option<Duration>)> {
-        let window = if self.careful { 1 } else { self.window };
-        if self.handed >= window {
+        if self.handed >= self.window {
             return None;
         }
         self.discard_hopeless(now);
+        let suspect = |place: usize| self.slots.get(place).and_then(|slot| slot.entry.as_ref()).is_some_and(|entry| entry.suspect);
+        if self.handed > 0 && (suspect(0) || suspect(self.handed)) {
+            return None;
+        }
         let entry = self.slots.get(self.handed)?.entry.as_ref()?;
         Some((&entry.message, entry.remaining(now).map(|left| left.max(Duration::from_secs(1)))))
     }
@@ -224,7 +226,6 @@ impl Outbox {
         let place = self.in_flight(pkid)?;
         let entry = self.slots.get_mut(place)?.entry.take()?;
         self.bytes -= entry.size();
-        self.careful = false;
         while self.sent > 0 && self.slots.front().is_some_and(|slot| slot.entry.is_none()) {
             self.slots.pop_front();
             self.sent -= 1;
@@ -252,10 +253,12 @@ impl Outbox {
     /// The connection is gone: everything unacknowledged waits again, in its old order. `broken` says that the protocol
     /// broke rather than the network: if one single message was under way, it counts against that message.
     pub fn disconnected(&mut self, broken: bool) {
+        if broken {
+            self.slots.range_mut(..self.handed).filter_map(|slot| slot.entry.as_mut()).for_each(|entry| entry.suspect = true);
+        }
         if broken && self.handed == 1 {
             self.strike_front();
         }
-        self.careful |= broken && self.handed > 0;
         self.slots.retain(|slot| slot.entry.is_some());
         self.slots.iter_mut().for_each(|slot| slot.pkid = 0);
         (self.sent, self.handed) = (0, 0);

@@ -69,9 +69,13 @@ impl SourceConfig {
         self.hop.unwrap_or(self.window)
     }
 
-    /// Opens the source once and closes it again: does it work now? Devices are taken below `root`.
-    pub fn try_open(&self, root: &Path) -> Result<(), String> {
-        self.kind.as_dyn().open(root).map(drop).map_err(|e| e.to_string())
+    /// Takes the relative path of a recording from `folder`; device paths are absolute.
+    pub fn resolve(&mut self, folder: &Path) {
+        if let Kind::Replay(replay) = &mut self.kind
+            && !replay.is_stdin()
+        {
+            replay.path = folder.join(&replay.path);
+        }
     }
 
     /// Reports each problem by its key. That names are unique and models exist is checked where all of them are known.

@@ -76,7 +76,7 @@ pub enum Pace {
 }
 
 impl ReplayConfig {
-    fn is_stdin(&self) -> bool {
+    pub(super) fn is_stdin(&self) -> bool {
         self.path.as_os_str() == "-"
     }
 

@@ -1,5 +1,4 @@
 use super::*;
-use crate::tensor::Tensor;
 use ::image::codecs::jpeg::JpegEncoder;
 use ::image::{DynamicImage, ImageFormat, RgbImage};
 use base64::Engine;
@@ -82,6 +81,9 @@ fn several_inputs_come_by_name_in_any_order() {
     let other = of(r#"{"inputs": {"a": [1], "b": [1, 2], "c": [1]}}"#, None, &ports).unwrap_err();
     assert!(other.message.contains("`c` is not an input"), "{other}");
     assert_eq!(code(of(r#"{"inputs": {"a": [1], "a": [1]}}"#, None, &ports)), Code::Malformed);
+    let many: Vec<String> = (0..100_000).map(|i| format!("\"{i}\": 1")).collect();
+    let rejection = of(format!("{{\"inputs\": {{{}}}}}", many.join(",")), Some("application/json"), &ports).unwrap_err();
+    assert!(rejection.message.contains("at most 64 inputs"), "{rejection}");
     assert_eq!(code(of("[1, 2]", None, &ports)), Code::WrongShape);
     assert_eq!(code(of([0; 20], None, &ports)), Code::WrongShape);
 }
@@ -237,6 +239,10 @@ fn images_decode_to_grey_or_rgb() {
         matches!(&of(&jpeg, None, &ports).unwrap().inputs[..], [Input::Image(p)] if (p.width(), p.height(), p.channels()) == (7, 5, 3))
     );
     assert_eq!(code(of(&jpeg[..20], None, &ports)), Code::BadImage);
+    let large = encoded(&picture(200, 200), ImageFormat::Jpeg);
+    assert_eq!(code(of(&large[..large.len() / 2], None, &ports)), Code::BadImage, "half a JPEG");
+    let large = encoded(&picture(200, 200), ImageFormat::Png);
+    assert_eq!(code(of(&large[..large.len() / 2], None, &ports)), Code::BadImage, "half a PNG");
 }
 
 /// A PNG whose header claims a size; its pixels are not there.

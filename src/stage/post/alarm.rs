@@ -179,9 +179,11 @@ impl AlarmStates {
         if !self.sources.contains_key(source) {
             self.sources.insert(source.to_string(), Vec::new());
         }
-        let states = self.sources.entry(source.to_string()).or_default();
-        states.resize(alarms, Debounce::default());
-        states
+        let states = self.sources.get_mut(source).map(|states| {
+            states.resize(alarms, Debounce::default());
+            states.as_mut_slice()
+        });
+        states.unwrap_or_default()
     }
 
     /// Forgets every sensor but those named, after the configuration changed.

@@ -56,23 +56,21 @@ impl Geometry {
         Geometry { channels, positions: elements / channels, channel_major: false, image: None, flat: true }
     }
 
-    /// Where the shape is the port's (with or without the batch dimension, or flat), `Some(false)`; where it is that of the
-    /// same positions and channels in the other order, `Some(true)`; otherwise `None`.
+    /// How a shape with the port's number of elements matches, dimensions of 1 aside: `Some(false)` where it is flat or that of
+    /// the port, `Some(true)` where it has positions and channels in the other order, otherwise `None`.
     pub fn transposed(&self, shape: &[usize], declared: &[usize]) -> Option<bool> {
-        let bare = declared.get(1..).unwrap_or_default();
-        let one_row = matches!(shape, [_] | [1, _]);
-        if shape == declared || shape == bare || (one_row && shape.iter().product::<usize>() == self.channels * self.positions) {
-            return Some(false);
-        }
-        let (c, swapped) = (self.channels, shape.strip_prefix(&[1]).filter(|s| s.len() == bare.len()).unwrap_or(shape));
-        let fits = match (self.image, self.channel_major) {
+        let same = |other: &[usize]| shape.iter().filter(|&&d| d != 1).eq(other.iter().filter(|&&d| d != 1));
+        let flat = shape.iter().filter(|&&d| d != 1).count() <= 1;
+        let (c, l) = (self.channels, self.positions);
+        let swapped = match (self.image, self.channel_major) {
+            _ if flat || same(declared) => return Some(false),
             _ if self.flat => false,
-            (Some((h, w)), true) => swapped == [h, w, c],
-            (Some((h, w)), false) => swapped == [c, h, w],
-            (None, true) => swapped == [self.positions, c],
-            (None, false) => swapped == [c, self.positions],
+            (Some((h, w)), true) => same(&[h, w, c]),
+            (Some((h, w)), false) => same(&[c, h, w]),
+            (None, true) => same(&[l, c]),
+            (None, false) => same(&[c, l]),
         };
-        fits.then_some(true)
+        swapped.then_some(true)
     }
 
     /// Checks a time-major window; the error says what was found. `uniform` tells that every element is treated alike, so that
@@ -129,6 +127,8 @@ mod tests {
         let nchw = Geometry::guess(&[1, 3, 4, 5], 1);
         assert_eq!(nchw.transposed(&[4, 5, 3], &[1, 3, 4, 5]), Some(true));
         assert_eq!(nchw.transposed(&[5, 4, 3], &[1, 3, 4, 5]), None);
+        assert_eq!(Geometry::guess(&[1, 1, 4, 5], 1).transposed(&[4, 5], &[1, 1, 4, 5]), Some(false));
+        assert_eq!(Geometry::guess(&[1, 1], 1).transposed(&[], &[1, 1]), Some(false));
         let square = Geometry::guess(&[1, 4, 4], 1);
         assert_eq!(square.transposed(&[4, 4], &[1, 4, 4]), Some(false));
     }

@@ -5,9 +5,12 @@
 //! between. An image is first brought to the model's colours and size; then every sample goes through a table of 256 ready
 //! elements for its channel.
 //!
-//! Numbers and raw tensors without steps are the model's declared input as it is. Sensor windows, images, and everything
-//! where a step maps values, are real numbers: they are quantized where the model says how, otherwise rounded half to even
-//! and saturated to an integer type.
+//! Numbers and raw tensors without steps are the model's declared input as it is. Sensor windows, images (samples of 0 to 255)
+//! and everything where a step maps values are real numbers: they are quantized where the model says how, otherwise rounded
+//! half to even and saturated to an integer type.
+//!
+//! The steps are `layout`, `scale`, `normalize`, `window`, `channels` and `resize`. Those that map numbers are applied in their
+//! order; the others say something about the model or about images, wherever they stand.
 
 mod channels;
 mod geometry;

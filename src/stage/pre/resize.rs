@@ -67,6 +67,7 @@ pub struct Resizer {
     height: usize,
     cached: Option<Cached>,
     rows: Vec<u8>,
+    sums: Vec<i32>,
     out: Vec<u8>,
 }
 
@@ -83,7 +84,7 @@ struct Cached {
 
 impl Resizer {
     pub fn new(step: Resize, width: usize, height: usize) -> Resizer {
-        Resizer { step, width, height, cached: None, rows: Vec::new(), out: Vec::new() }
+        Resizer { step, width, height, cached: None, rows: Vec::new(), sums: Vec::new(), out: Vec::new() }
     }
 
     /// The image, interleaved, in the target size; the source itself where it has that size already. `data` has
@@ -101,7 +102,13 @@ impl Resizer {
         self.out.clear();
         self.out.resize(self.width * self.height * channels, if whole { 0 } else { self.step.pad });
         let corner = (cached.top * self.width + cached.left) * channels;
-        cached.vertical.columns(&self.rows, cached.horizontal.len() * channels, self.width * channels, &mut self.out[corner..]);
+        cached.vertical.columns(
+            &self.rows,
+            cached.horizontal.len() * channels,
+            self.width * channels,
+            &mut self.sums,
+            &mut self.out[corner..],
+        );
         self.cached = Some(cached);
         &self.out
     }
@@ -179,14 +186,14 @@ impl Taps {
     }
 
     /// Resizes columns: rows of `length` samples in, rows `stride` samples apart out.
-    fn columns(&self, rows: &[u8], length: usize, stride: usize, out: &mut [u8]) {
-        let mut sums = vec![0i32; length];
+    fn columns(&self, rows: &[u8], length: usize, stride: usize, sums: &mut Vec<i32>, out: &mut [u8]) {
+        sums.resize(length, 0);
         for ((start, range), target) in self.spans.iter().zip(out.chunks_mut(stride)) {
             sums.fill(0);
             for (row, &weight) in rows[start * length..].chunks_exact(length).zip(&self.weights[range.clone()]) {
                 sums.iter_mut().zip(row).for_each(|(sum, &sample)| *sum += i32::from(sample) * weight);
             }
-            target.iter_mut().zip(&sums).for_each(|(slot, &sum)| *slot = round(sum));
+            target.iter_mut().zip(&*sums).for_each(|(slot, &sum)| *slot = round(sum));
         }
     }
 }

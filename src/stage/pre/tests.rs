@@ -88,6 +88,20 @@ fn grey_and_colour_images_fit_both_kinds_of_model() {
 }
 
 #[test]
+fn buffers_hold_nothing_of_earlier_images() {
+    let port = port(Dtype::Float32, Dtype::Int8, I8, &[1, 1, 12, 9]);
+    let text = r#"{ step = "resize", mode = "fit", pad = 114 }, { step = "scale", factor = 0.01 }"#;
+    let image =
+        |w: usize, h: usize, c: usize| Input::Image(Picture::new(w, h, c, (0..w * h * c).map(|i| (i * 37 % 256) as u8).collect()).unwrap());
+    let mut pre = Pre::new(&steps(text), &port).unwrap();
+    let mut out = vec![0; port.native.bytes()];
+    for (w, h, c) in [(40, 30, 3), (5, 20, 1), (40, 30, 1), (9, 12, 3), (20, 5, 3), (40, 30, 3)] {
+        pre.run(&image(w, h, c), &mut out).unwrap();
+        assert_eq!(out, run(text, &port, &image(w, h, c)).unwrap(), "{w}x{h}x{c}");
+    }
+}
+
+#[test]
 fn an_image_for_a_signal_model_is_refused() {
     let signal = port(Dtype::Float32, Dtype::Int8, I8, &[1, 3, 256]);
     assert_eq!(run("", &signal, &Input::Image(all_samples(1))).unwrap_err().code, Code::BadImage);
@@ -141,7 +155,8 @@ fn wrong_shapes_lengths_and_types_say_what_was_expected() {
     assert_eq!(refused(&Input::Window { values: vec![], channels: 0 }).code, Code::WrongShape);
     let length = refused(&numbers(&[0.0; 5]));
     assert_eq!((length.code, length.message.contains("expected 6")), (Code::WrongLength, true), "{length}");
-    assert_eq!(refused(&Input::Numbers { values: vec![0.0; 6], shape: Some(vec![6, 1]) }).code, Code::WrongShape);
+    let twelve = Input::Numbers { values: vec![0.0; 12], shape: Some(vec![2, 6]) };
+    assert_eq!(run("", &port(Dtype::Float32, Dtype::Int8, I8, &[1, 3, 4]), &twelve).unwrap_err().code, Code::WrongShape);
     let wide = Input::Raw(Tensor::from_bytes(Dtype::Float16, vec![1, 2, 3], vec![0; 12]).unwrap());
     assert_eq!(refused(&wide).code, Code::WrongDtype);
 }

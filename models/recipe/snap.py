@@ -1,0 +1,27 @@
+"""Keeps zero-sum kernels zero-sum in int8, where rounding each weight alone would not.
+
+A leftover sum lets gravity, which is far larger than a weak fault, through the first layer.
+"""
+
+import numpy as np
+
+WEIGHT_MAX = 64
+"""Largest int8 weight, see `quantize`."""
+
+
+def zero_sum(weight: np.ndarray) -> np.ndarray:
+    """Float weights [out, in, k] on the int8 grid of their output channel, each [k] summing to 0.
+
+    Of each kernel, the weights nearest to the next level up (or down) are moved there. The
+    largest weight of a channel stays, so the quantizer finds the same grid again.
+    """
+    peak = np.abs(weight).max(axis=(1, 2), keepdims=True)
+    scaled = weight.astype(np.float64) / (peak / WEIGHT_MAX)
+    levels = np.round(scaled)
+    for index in np.ndindex(levels.shape[:2]):
+        excess = int(levels[index].sum())
+        rounded_by = (levels[index] - scaled[index]) * np.sign(excess)
+        rounded_by[np.abs(levels[index]) == WEIGHT_MAX] = -np.inf
+        levels[index][np.argsort(rounded_by)[::-1][: abs(excess)]] -= np.sign(excess)
+    assert not levels.sum(axis=2).any()
+    return (levels * (peak / WEIGHT_MAX)).astype(np.float32)
