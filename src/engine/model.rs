@@ -3,7 +3,7 @@
 use super::error::{LoadCause, LoadError, RunError};
 use super::limits::Limits;
 use super::onnx::pb::ModelProto;
-use super::onnx::{boundary, check, external, normalize};
+use super::onnx::{boundary, check, external, normalize, wire};
 use super::port::Port;
 use super::program::{Executor, Program};
 use super::report::{self, Report};
@@ -123,6 +123,10 @@ fn read(path: &Path, limit: Size) -> Result<Vec<u8>, LoadCause> {
 
 /// The way from bytes to a model: decode, bring in external data, check, settle the borders, prepare, try.
 fn build(bytes: &[u8], name: &str, folder: Option<&Path>, limits: &Limits) -> Result<Model, LoadCause> {
+    let decoded = Size(wire::decoded_bytes(bytes));
+    if decoded > limits.max_memory {
+        return Err(LoadCause::MemoryTooLarge { what: "decoding the file".to_string(), found: decoded, limit: limits.max_memory });
+    }
     let mut digest = Sha256::new_with_prefix(bytes);
     let mut proto = ModelProto::decode(bytes).map_err(|e| LoadCause::NotOnnx(e.to_string()))?;
     if let Some(folder) = folder {

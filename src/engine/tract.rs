@@ -6,7 +6,8 @@ mod qdq;
 use super::error::{LoadCause, RunError, no_panic};
 use super::limits::Limits;
 use super::onnx::boundary::Output;
-use super::onnx::pb::ModelProto;
+use super::onnx::graph::{node_name, op_name};
+use super::onnx::pb::{ModelProto, ValueInfoProto};
 use super::onnx::tensor::MAX_DIM;
 use super::program::{Executor, Memory, Program};
 use super::report::{EngineNode, Placement, TensorReport};
@@ -76,22 +77,68 @@ pub struct TractProgram {
 
 /// Compiles a checked and settled model.
 pub fn prepare(model: &ModelProto, outputs: &[Output], limits: &Limits) -> Result<Prepared, LoadCause> {
-    no_panic(|| compile(model, outputs, limits)).unwrap_or_else(|panic| Err(LoadCause::Engine(panic)))
+    let lowered = lower(model).map_err(|why| blame(model, why))?;
+    no_panic(|| compile(lowered, outputs, limits)).unwrap_or_else(|panic| Err(LoadCause::Engine(panic)))
+}
+
+fn one_line(error: TractError) -> String {
+    format!("{error:#}").replace('\n', " ")
 }
 
 fn refused(error: TractError) -> LoadCause {
-    LoadCause::Engine(format!("{error:#}").replace('\n', " "))
+    LoadCause::Engine(one_line(error))
 }
 
-fn compile(model: &ModelProto, outputs: &[Output], limits: &Limits) -> Result<Prepared, LoadCause> {
-    let parsed = ONNX.parse(model, None).map_err(refused)?;
-    if let Some(missing) = parsed.unresolved_inputs.first() {
-        return Err(LoadCause::Graph(format!("nothing makes `{missing}`")));
+/// A model in tract's own operators, with the shapes of the ONNX values.
+fn lower(model: &ModelProto) -> Result<(TypedModel, Shapes), String> {
+    let lower = || -> TractResult<_> {
+        let parsed = ONNX.parse(model, None)?;
+        ensure!(parsed.unresolved_inputs.is_empty(), "nothing makes {:?}", parsed.unresolved_inputs);
+        let mut inferred = parsed.model;
+        inferred.analyse(false)?;
+        let shapes = shapes(&inferred, &parsed.outlets_by_name);
+        Ok((inferred.into_typed()?, shapes))
+    };
+    no_panic(lower).and_then(|result| result.map_err(one_line))
+}
+
+/// Names the node at which tract fails with `why`: the last of the shortest run of nodes from the start that fails, found by
+/// bisection. The nodes are in an order in which each can do without those behind it.
+fn blame(model: &ModelProto, why: String) -> LoadCause {
+    let Some(graph) = &model.graph else { return LoadCause::Engine(why) };
+    let mut part = model.clone();
+    let mut fails = |length: usize| {
+        let last = graph.node.get(length - 1)?;
+        let part = part
+            .graph
+            .as_mut()
+            .map(|part| {
+                part.node = graph.node[..length].to_vec();
+                let outputs = last.output.iter().filter(|o| !o.is_empty());
+                part.output = outputs.map(|name| ValueInfoProto { name: name.clone(), ..ValueInfoProto::default() }).collect();
+            })
+            .map(|()| &part)?;
+        lower(part).err()
+    };
+    let (mut good, mut bad) = (0, graph.node.len());
+    let mut found = None;
+    while good < bad {
+        let middle = good.midpoint(bad);
+        match fails(middle + 1) {
+            Some(why) => (bad, found) = (middle, Some((middle, why))),
+            None => good = middle + 1,
+        }
     }
-    let mut inferred = parsed.model;
-    inferred.analyse(false).map_err(refused)?;
-    let shapes = shapes(&inferred, &parsed.outlets_by_name);
-    let mut typed = inferred.into_typed().map_err(refused)?;
+    match found {
+        Some((at, why)) => {
+            let node = &graph.node[at];
+            LoadCause::Node { node: node_name(node).to_string(), op: op_name(node), why }
+        }
+        None => LoadCause::Engine(why),
+    }
+}
+
+fn compile((mut typed, shapes): (TypedModel, Shapes), outputs: &[Output], limits: &Limits) -> Result<Prepared, LoadCause> {
     within(&typed, limits)?;
     typed.declutter().map_err(refused)?;
     let memory = within(&typed, limits)?;

@@ -10,14 +10,16 @@ const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// Longest header text accepted; NumPy pads it to a multiple of 64 and rarely needs more than 128.
 const MAX_HEADER: u32 = 4096;
 
+/// Turns little-endian bytes of the file's type into those of the tensor's.
+type Convert = fn(&[u8], &mut Vec<u8>);
+
 /// How the file stores one element, and what it becomes.
 #[derive(Clone, Copy, Debug)]
 struct Element {
     size: usize,
     big_endian: bool,
     dtype: Dtype,
-    /// Little-endian bytes of the file's type to those of `dtype`.
-    convert: fn(&[u8], &mut Vec<u8>),
+    convert: Convert,
 }
 
 #[derive(Debug)]
@@ -118,7 +120,7 @@ fn element(descr: &str) -> Option<Element> {
     fn same(from: &[u8], to: &mut Vec<u8>) {
         to.extend_from_slice(from);
     }
-    let (size, dtype, convert): (usize, Dtype, fn(&[u8], &mut Vec<u8>)) = match &descr[1..] {
+    let (size, dtype, convert): (usize, Dtype, Convert) = match &descr[1..] {
         "i1" => (1, Dtype::Int8, same),
         "u1" | "b1" => (1, Dtype::Uint8, same),
         "i4" => (4, Dtype::Int32, same),

@@ -124,6 +124,27 @@ fn shapes() {
 }
 
 #[test]
+fn what_only_tract_finds_names_its_node_too() {
+    // tract panics on this one.
+    expect(&["`Flatten to y_f` (Flatten): "], |g| {
+        *find(g, "Relu") = with_int(node("Flatten", &["y_r"], &["y_f"]), "axis", 7);
+    });
+    expect(&["`Reshape to y_f` (Reshape): "], |g| {
+        g.initializer.push(i64s("shape", &[2], &[7, 7]));
+        *find(g, "Relu") = node("Reshape", &["y_r", "shape"], &["y_f"]);
+    });
+}
+
+#[test]
+fn a_file_of_empty_nodes_is_not_decoded() {
+    let mut model = build::qdq_conv(Dim::Of(1));
+    model.graph.as_mut().unwrap().node = vec![NodeProto::default(); 10_000];
+    let limits = Limits { max_memory: Size::mib(1), ..Limits::default() };
+    let error = Model::from_bytes(&build::bytes(&model), "x", &limits).unwrap_err().to_string();
+    assert!(error.contains("decoding the file needs"), "{error}");
+}
+
+#[test]
 fn convolutions() {
     let with = |name: &'static str, ints: &'static [i64]| {
         move |g: &mut GraphProto| {

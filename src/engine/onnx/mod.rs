@@ -8,5 +8,6 @@ pub mod graph;
 pub mod normalize;
 pub mod quantization;
 pub mod tensor;
+pub mod wire;
 
 pub use tract_onnx::pb;
