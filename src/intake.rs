@@ -22,27 +22,28 @@ impl Door {
         Door { shared, outlet }
     }
 
-    fn admit(&self, request: Request) -> Result<(), (Request, Rejection)> {
+    /// Queues the request, or gives it back with the reason why not.
+    fn admit(&self, request: Request) -> Option<(Request, Rejection)> {
         let setup = self.shared.setup();
         if self.shared.closing() {
-            return Err((request, Rejection::new(Code::ShuttingDown, "the daemon is stopping")));
+            return Some((request, Rejection::new(Code::ShuttingDown, "the daemon is stopping")));
         }
         if setup.registry.get(&request.model).is_none() {
             let rejection = unknown(&request.model, &setup.registry);
-            return Err((request, rejection));
+            return Some((request, rejection));
         }
         let ticket = request.ticket;
         match self.shared.queue.offer_request(request) {
-            None => Ok(()),
+            None => None,
             Some(homeless) => {
                 self.shared.metrics.add(Count::Busy);
                 let waiting = self.shared.queue.depth().requests;
                 let rejection = Rejection::new(Code::Busy, format!("the queue is full: {waiting} requests wait"));
                 if homeless.ticket == ticket {
-                    return Err((homeless, rejection));
+                    return Some((homeless, rejection));
                 }
                 self.answer_later(&homeless, &rejection);
-                Ok(())
+                None
             }
         }
     }
@@ -59,7 +60,7 @@ impl Door {
 impl Intake for Door {
     fn request(&mut self, request: Request) -> Option<Reply> {
         self.shared.metrics.add(Count::Requests);
-        self.admit(request).err().map(|(request, rejection)| self.refuse(&request, &rejection))
+        self.admit(request).map(|(request, rejection)| self.refuse(&request, &rejection))
     }
 
     fn refuse(&mut self, request: &Request, rejection: &Rejection) -> Reply {

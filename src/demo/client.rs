@@ -40,20 +40,21 @@ impl Demo {
         Ok(Arc::new(Demo { truth, tally, sent, last_label, images, celsius }))
     }
 
-    /// Connects to the broker on loopback, and asks and listens until the process ends.
+    /// Connects to the broker on loopback, and asks and listens until the process ends. Asking and listening have a connection
+    /// each: on one, the embedded broker would hold every answer back until the system acknowledges the packet before it.
     pub fn start(self: &Arc<Demo>, port: u16) -> Result<(), String> {
-        let mut options = MqttOptions::new("demo-client", "127.0.0.1", port);
-        options.set_keep_alive(Duration::from_secs(30));
-        let (client, connection) = Client::new(options, 64);
+        let (listening, listener) = connect("demo-listener", port);
+        let (asking, asker) = connect("demo-asker", port);
         let filters = ["jouled/demo/model/+/result", "demo-client/#"].map(|topic| Filter::new(topic, QoS::AtLeastOnce));
-        client.subscribe_many(filters).map_err(|e| format!("the demo's client cannot subscribe: {e}"))?;
-        let (listener, asker) = (self.clone(), self.clone());
-        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.into()).spawn(work).map_err(|e| format!("cannot start the demo's client: {e}"))
-        };
-        spawn("demo listener", Box::new(move || listener.listen(connection)))?;
-        spawn("demo asker", Box::new(move || asker.ask(&client)))?;
-        Ok(())
+        listening.subscribe_many(filters).map_err(|e| format!("the demo's client cannot subscribe: {e}"))?;
+        let (show, ask) = (self.clone(), self.clone());
+        // The handle lives as long as its connection: without it the library would end.
+        spawn("demo listener", move || {
+            let _listening = listening;
+            attend(listener, |publish| show.show(publish));
+        })?;
+        spawn("demo asker", move || attend(asker, |_| {}))?;
+        spawn("demo client", move || ask.ask(&asking))
     }
 
     pub fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -76,17 +77,6 @@ impl Demo {
                 return;
             }
             std::thread::sleep(REQUEST_PERIOD);
-        }
-    }
-
-    fn listen(&self, mut connection: Connection) {
-        for event in connection.iter() {
-            match event {
-                Ok(Event::Incoming(Packet::Publish(publish))) => self.show(&publish),
-                Ok(_) => {}
-                // The broker ends with the process; until then the library connects again.
-                Err(_) => std::thread::sleep(Duration::from_millis(200)),
-            }
         }
     }
 
@@ -131,6 +121,29 @@ impl Demo {
         let level = &message["throttle"]["level"];
         println!("{time}  {kind:8} {what:14} -> {label:13} {score:.2}   inference {infer:4} µs, {celsius}, throttle {level}{more}");
     }
+}
+
+fn connect(client_id: &str, port: u16) -> (Client, Connection) {
+    let mut options = MqttOptions::new(client_id, "127.0.0.1", port);
+    options.set_keep_alive(Duration::from_secs(30));
+    Client::new(options, 64)
+}
+
+/// Keeps a connection alive and hands over what comes on it.
+fn attend(mut connection: Connection, take: impl Fn(&Publish)) {
+    for event in connection.iter() {
+        match event {
+            Ok(Event::Incoming(Packet::Publish(publish))) => take(&publish),
+            Ok(_) => {}
+            // The broker ends with the process; until then the library connects again.
+            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+    thread.map(drop).map_err(|e| format!("cannot start the demo's client: {e}"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
