@@ -243,7 +243,7 @@ impl Connection {
 
     fn handle(&self, sender: &Sender, event: Event) -> Result<(), End> {
         let now = Instant::now();
-        if event.from_broker() {
+        if event.is_inbound() {
             self.shared.core().heard(now);
         }
         match event {

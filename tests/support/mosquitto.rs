@@ -22,7 +22,7 @@ impl Mosquitto {
         prepare(dir.path());
         let port = free_port();
         // `user root`: as root it would otherwise become a user that cannot write into the directory.
-        let text = format!("user root\nlistener {port} 127.0.0.1\nmax_queued_messages 0\n{config}\n");
+        let text = format!("user root\nset_tcp_nodelay true\nlistener {port} 127.0.0.1\nmax_queued_messages 0\n{config}\n");
         let text = text.replace("$DIR", &dir.path().display().to_string());
         std::fs::write(dir.path().join("mosquitto.conf"), text).unwrap();
         let child = launch(dir.path(), port);

@@ -16,6 +16,9 @@ pub struct Peer {
 impl Peer {
     pub fn connect(port: u16, id: &str) -> Peer {
         let mut options = MqttOptions::new(id, "127.0.0.1", port);
+        let mut network = rumqttc::NetworkOptions::new();
+        network.set_tcp_nodelay(true);
+        options.set_network_options(network);
         options.set_clean_start(false).set_session_expiry_interval(Some(3600)).set_max_packet_size(Some(64 << 20));
         Peer::with_options(options)
     }

@@ -99,7 +99,7 @@ pub enum Event {
 
 impl Event {
     /// Whether it shows that the broker is there.
-    pub fn from_broker(&self) -> bool {
+    pub fn is_inbound(&self) -> bool {
         !matches!(self, Event::Sent(_) | Event::Closed | Event::Other)
     }
 }
@@ -143,8 +143,8 @@ pub enum Sender {
 
 /// Receiving end: polls the connection. Dropping a running poll may lose a packet, so that is only done at the end.
 pub enum Receiver {
-    V4(v4::Receiver),
-    V5(v5::Receiver),
+    V4(Box<v4::Receiver>),
+    V5(Box<v5::Receiver>),
 }
 
 /// Makes the link; the first poll connects.
@@ -152,11 +152,11 @@ pub fn open(settings: &Settings) -> (Sender, Receiver) {
     match settings.config.version {
         Version::V4 => {
             let (sender, receiver) = v4::open(settings);
-            (Sender::V4(sender), Receiver::V4(receiver))
+            (Sender::V4(sender), Receiver::V4(Box::new(receiver)))
         }
         Version::V5 => {
             let (sender, receiver) = v5::open(settings);
-            (Sender::V5(sender), Receiver::V5(receiver))
+            (Sender::V5(sender), Receiver::V5(Box::new(receiver)))
         }
     }
 }
