@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn long_names_keep_their_end() {
-        assert_eq!(tail("functional/conv2d_4/Conv2D", 11), "d_4/Conv2D"[..].to_string().replacen("d_4", "2d_4", 1));
+        assert_eq!(tail("functional/conv2d_4/Conv2D", 11), "2d_4/Conv2D");
         assert_eq!(tail("été", 2), "té");
         assert_eq!(tail("x", 4), "x");
     }

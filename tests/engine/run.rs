@@ -5,8 +5,8 @@ use half::f16;
 use jouled::engine::{Limits, Model, bench, infer_once};
 use jouled::rejection::Code;
 use jouled::tensor::{Dtype, Quant, Tensor};
-use tract_onnx::pb::ModelProto;
 use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::{ModelProto, TensorProto};
 
 fn load(model: &ModelProto) -> Model {
     Model::from_bytes(&build::bytes(model), "test", &Limits::default()).unwrap()
@@ -144,6 +144,27 @@ fn half_precision_in_and_out() {
     assert_eq!(model.inputs()[0].native.dtype, Dtype::Float16);
     let y = infer_once(&model, &[Tensor::from_f32(vec![1, 2], &[-1.5, 0.1]).unwrap()]).unwrap();
     assert_eq!((y[0].dtype(), y[0].to_f32()), (Dtype::Float16, vec![0.0, f16::from_f32(0.1).to_f32()]));
+}
+
+#[test]
+fn half_precision_is_quantized_with_a_half_precision_scale() {
+    let scale = TensorProto {
+        name: "s".to_string(),
+        data_type: DataType::Float16 as i32,
+        raw_data: f16::from_f32(0.25).to_le_bytes().to_vec(),
+        ..TensorProto::default()
+    };
+    let mut proto = build::model(
+        vec![port("x", DataType::Float16, &fixed(&[1, 3]))],
+        vec![scale, i8s("z", &[], &[4])],
+        vec![node("QuantizeLinear", &["x", "s", "z"], &["q"]), node("DequantizeLinear", &["q", "s", "z"], &["y"])],
+        vec![port("y", DataType::Float16, &fixed(&[1, 3]))],
+    );
+    proto.opset_import[0].version = 19;
+    let model = load(&proto);
+    assert_eq!((model.inputs()[0].native.dtype, model.inputs()[0].declared.dtype), (Dtype::Int8, Dtype::Float16));
+    let y = infer_once(&model, &[Tensor::from_f32(vec![1, 3], &[0.3, -9.0, 100.0]).unwrap()]).unwrap();
+    assert_eq!((y[0].dtype(), y[0].to_f32()), (Dtype::Float16, vec![0.25, -9.0, 30.75]));
 }
 
 #[test]

@@ -254,7 +254,6 @@ fn requested(index: &Index, node: &NodeProto) -> Option<u64> {
             let [start, limit, step] = [0, 1, 2].map(|slot| tensor::values(index.constant_input(node, slot)?).first().copied());
             Some(((limit? - start?) / step?).abs().ceil().max(0.0) as u64)
         }
-        "OneHot" | "EyeLike" => None,
         _ => None,
     }
 }
