@@ -137,6 +137,7 @@ mod tests {
             ran: None,
             digest: "sha256:00",
             source: None,
+            sequence: None,
             result: &answer,
             timing_us: Timing { queue: Duration::from_micros(1500), infer: Duration::from_nanos(999), ..Timing::default() },
             throttle: Throttle { level: 2, reason: Some(Reason::Temperature), waited: true },

@@ -36,6 +36,11 @@ impl Places {
         innermost.map(|p| (p.path.as_str(), p.value.clone()))
     }
 
+    /// Whether the key `path` is written in the file.
+    pub fn has(&self, path: &str) -> bool {
+        self.places.iter().any(|p| p.path == path)
+    }
+
     /// 1-based line of the key `path`, or of its nearest ancestor that is written in the file.
     pub fn line_of(&self, path: &str) -> Option<usize> {
         let mut path = path;

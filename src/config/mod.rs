@@ -145,7 +145,7 @@ impl Config {
 
     /// Reads and checks the text; paths stay as they are written.
     pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
-        let (config, places) = parse::parse::<Config>(text)?;
+        let (config, places) = parse::parse::<Config>(text, ("source[", &SourceConfig::KEYS))?;
         let mut problems = config.check();
         for problem in &mut problems {
             problem.line = places.line_of(&problem.key);

@@ -9,12 +9,15 @@ use toml::de::{DeTable, Error};
 /// More problems than this are not collected; the file is then likely no configuration at all.
 const MOST_PROBLEMS: usize = 50;
 
+/// Keys of tables with flattened parts, which serde does not list in its errors: the start of their path, and the keys.
+pub type FlattenedKeys<'a> = (&'a str, &'a [&'a str]);
+
 /// Reads `text` as a `T`. On failure every problem carries its key path and line where they are known.
-pub fn parse<T: DeserializeOwned>(text: &str) -> Result<(T, Places), Vec<Problem>> {
+pub fn parse<T: DeserializeOwned>(text: &str, flattened: FlattenedKeys<'_>) -> Result<(T, Places), Vec<Problem>> {
     let (document, syntax) = DeTable::parse_recoverable(text);
     let places = Places::new(text, document.get_ref());
     if !syntax.is_empty() {
-        return Err(syntax.iter().map(|e| problem(e, &places)).collect());
+        return Err(syntax.iter().map(|e| problem(e, &places, flattened)).collect());
     }
     let mut problems = Vec::new();
     let mut remaining = document;
@@ -23,7 +26,7 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<(T, Places), Vec<Problem
             Ok(value) if problems.is_empty() => return Ok((value, places)),
             Ok(_) => break,
             Err(e) => {
-                let found = problem(&e, &places);
+                let found = problem(&e, &places, flattened);
                 if !follows_from(&found, &problems) {
                     problems.push(found);
                 }
@@ -45,23 +48,34 @@ fn follows_from(found: &Problem, earlier: &[Problem]) -> bool {
     earlier.iter().any(|p| p.key == key)
 }
 
-fn problem(error: &Error, places: &Places) -> Problem {
+fn problem(error: &Error, places: &Places, flattened: FlattenedKeys<'_>) -> Problem {
     let start = error.span().map(|span| span.start);
-    let key = start.and_then(|s| places.at(s)).map_or_else(String::new, |(path, _)| path.to_string());
-    Problem { key, line: start.map(|s| places.line(s)), message: with_suggestion(error.message()) }
+    let mut key = start.and_then(|s| places.at(s)).map_or_else(String::new, |(path, _)| path.to_string());
+    let mut line = start.map(|s| places.line(s));
+    let more = if key.starts_with(flattened.0) { flattened.1 } else { &[] };
+    let (typed, message) = with_suggestion(error.message(), more);
+    // A flattened part gives the whole table's place for one of its keys.
+    let inner = typed.map(|typed| format!("{key}.{typed}")).filter(|inner| places.has(inner));
+    if let Some(inner) = inner {
+        line = places.line_of(&inner);
+        key = inner;
+    }
+    Problem { key, line, message }
 }
 
-/// Adds `did you mean` to serde's `unknown field` and `unknown variant` messages, which list what they expected in backquotes.
-fn with_suggestion(message: &str) -> String {
+/// Adds `did you mean` to serde's `unknown field` and `unknown variant` messages, which list what they expected in backquotes;
+/// `more` are names that they do not list. Gives back the unknown name, too.
+fn with_suggestion<'m>(message: &'m str, more: &[&'m str]) -> (Option<&'m str>, String) {
     let mut names = message.split('`').skip(1).step_by(2);
     let Some(typed) = names.next().filter(|_| message.starts_with("unknown ")) else {
-        return message.to_string();
+        return (None, message.to_string());
     };
-    let nearest = names.map(|name| (strsim::damerau_levenshtein(typed, name), name)).min();
-    match nearest {
+    let nearest = names.chain(more.iter().copied()).map(|name| (strsim::damerau_levenshtein(typed, name), name)).min();
+    let text = match nearest {
         Some((distance, name)) if distance <= typed.len().max(name.len()) / 3 + 1 => format!("{message}; did you mean `{name}`?"),
         _ => message.to_string(),
-    }
+    };
+    (Some(typed), text)
 }
 
 #[cfg(test)]
@@ -86,8 +100,10 @@ mod tests {
         celsius: f32,
     }
 
+    const NONE: FlattenedKeys<'static> = ("-", &[]);
+
     fn problems(text: &str) -> Vec<String> {
-        parse::<Sample>(text).err().unwrap_or_default().iter().map(ToString::to_string).collect()
+        parse::<Sample>(text, NONE).err().unwrap_or_default().iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -120,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_right_file_reads() {
-        let (sample, places) = parse::<Sample>("node = \"x\"\n\n[[item]]\nname = \"y\"\n").ok().unwrap();
+        let (sample, places) = parse::<Sample>("node = \"x\"\n\n[[item]]\nname = \"y\"\n", NONE).ok().unwrap();
         assert_eq!(sample.item[0].name, "y");
         assert_eq!(places.line_of("item[0].name"), Some(4));
         assert_eq!(places.line_of("item[0].celsius"), Some(3));
