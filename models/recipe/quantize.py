@@ -44,6 +44,17 @@ def quantize(model: onnx.ModelProto, calibration: np.ndarray, to: Path) -> None:
         # So that the transpose of the input moves bytes, not floats.
         extra_options={"ForceQuantizeNoInputCheck": True},
     )
+    drop_inner_shapes(to)
+
+
+def drop_inner_shapes(path: Path) -> None:
+    """Removes the shapes noted for inner tensors, which follow from the input anyway.
+
+    They name the batch size N, and tract then refuses to load the model for a fixed batch.
+    """
+    model = onnx.load(path)
+    del model.graph.value_info[:]
+    onnx.save(model, path)
 
 
 def float_compute(path: Path) -> list[str]:
