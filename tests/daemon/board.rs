@@ -146,11 +146,15 @@ pub fn ask(correlation: &str) -> PublishProperties {
     }
 }
 
-/// The next answer below `answers/`, and its correlation data.
+/// The next answer below `answers/`, JSON or CBOR, and its correlation data.
 pub fn answer(peer: &Peer) -> (Value, String) {
     let message = peer.next_on("answers/here");
-    let correlation = message.properties.and_then(|p| p.correlation_data).unwrap_or_default();
-    (serde_json::from_slice(&message.payload).unwrap(), String::from_utf8(correlation.to_vec()).unwrap())
+    let properties = message.properties.unwrap_or_default();
+    let body = match properties.content_type.as_deref() {
+        Some("application/cbor") => ciborium::from_reader(&message.payload[..]).unwrap(),
+        _ => serde_json::from_slice(&message.payload).unwrap(),
+    };
+    (body, String::from_utf8(properties.correlation_data.unwrap_or_default().to_vec()).unwrap())
 }
 
 /// The 8x8 image of a digit.
