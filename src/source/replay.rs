@@ -9,7 +9,7 @@ use super::element::Element;
 use super::lines::LineFormat;
 use super::reader::{Fill, Reader};
 use super::stream::{Batch, Rows, Source, SourceError};
-use super::{SourceKind, below};
+use super::SourceKind;
 use crate::config::problems::Checker;
 use crate::tensor::Tensor;
 use binary::Binary;
@@ -114,8 +114,8 @@ impl SourceKind for ReplayConfig {
         check_channels(&self.channels, at);
     }
 
-    fn open(&self, root: &Path) -> Result<Box<dyn Source>, SourceError> {
-        let mut reader = if self.is_stdin() { Reader::stdin()? } else { Reader::open(&below(root, &self.path), OFlags::RDONLY)? };
+    fn open(&self, _root: &Path) -> Result<Box<dyn Source>, SourceError> {
+        let mut reader = if self.is_stdin() { Reader::stdin()? } else { Reader::open(&self.path, OFlags::RDONLY)? };
         if self.repeat {
             // A pipe refuses here what it would refuse at its end.
             reader.rewind()?;
