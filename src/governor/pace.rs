@@ -84,7 +84,7 @@ impl Pace {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins an inference or waits a while: true if it has begun.
+    /// Begins an inference, under the throttle that it returns, or waits a while.
     fn begin_or_wait(&self, slot: usize) -> Option<Throttle> {
         let mut state = self.lock();
         let now = self.now();

@@ -64,7 +64,7 @@ impl Pacer {
             return Err(Wait::ForOthers);
         }
         let rested = last.map_or(Duration::ZERO, |work| work.finished.saturating_add(self.rest(work.busy)));
-        let slot = self.last_begin.map_or(Duration::ZERO, |begin| begin.saturating_add(self.interval()));
+        let slot = self.last_begin.zip(self.interval()).map_or(Duration::ZERO, |(begin, interval)| begin.saturating_add(interval));
         let due = rested.max(slot);
         if due > now {
             return Err(Wait::Until(due));
@@ -84,8 +84,8 @@ impl Pacer {
         seconds(busy.as_secs_f64() * (1.0 - duty) / duty)
     }
 
-    fn interval(&self) -> Duration {
-        self.limits.max_per_second.map_or(Duration::ZERO, |rate| seconds(1.0 / rate))
+    fn interval(&self) -> Option<Duration> {
+        self.limits.max_per_second.map(|rate| seconds(1.0 / rate))
     }
 }
 

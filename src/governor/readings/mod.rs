@@ -182,8 +182,11 @@ impl Sensors {
     /// Samples the power, for sources that only know it at an instant: the next read gives the mean. Returns whether there
     /// is such a source; ten times a second is often enough.
     pub fn sample(&mut self) -> bool {
-        // Each is sampled: `any` would stop at the first.
-        self.sources.iter_mut().filter_map(|source| source.sample(&self.root).then_some(())).count() > 0
+        let mut any = false;
+        for source in &mut self.sources {
+            any |= source.sample(&self.root);
+        }
+        any
     }
 }
 
