@@ -37,6 +37,8 @@ pub enum Code {
     ResponseTopicRefused,
     /// The engine failed on this input.
     EngineFailed,
+    /// The result is larger than the broker takes.
+    ResultTooLarge,
     /// The daemon is stopping.
     ShuttingDown,
 }

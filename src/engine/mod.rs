@@ -1,5 +1,27 @@
 //! The inference engine: `Model::load` checks everything, `Session::run` is lean.
+//!
+//! From file to result: [`onnx`] decodes, checks and settles the borders; [`tract`] prepares a [`program::Program`], the one
+//! boundary to what runs; [`Model`] holds it with its [`Port`]s and its [`Report`]; a [`Session`] runs it.
 
+mod bench;
+mod error;
+mod infer;
+mod limits;
+mod live;
+mod macs;
+mod model;
+mod onnx;
 mod port;
+mod program;
+mod report;
+mod report_text;
+mod tract;
 
+pub use bench::{BenchResult, bench};
+pub use error::{LoadCause, LoadError, RunError};
+pub use infer::{infer_once, read_output, write_input};
+pub use limits::Limits;
+pub use macs::{Shapes, macs};
+pub use model::{Model, Session};
 pub use port::Port;
+pub use report::{EngineNode, NodeReport, Opset, PortReport, Report, RunsIn, TensorReport, Totals};

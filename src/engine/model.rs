@@ -1,0 +1,196 @@
+//! A loaded model, and the sessions that run it.
+
+use super::error::{LoadCause, LoadError, RunError};
+use super::limits::Limits;
+use super::onnx::pb::ModelProto;
+use super::onnx::{boundary, check, external, normalize, wire};
+use super::port::Port;
+use super::program::{Executor, Program};
+use super::report::{self, Report};
+use super::tract;
+use crate::config::value::Size;
+use crate::tensor::Dtype;
+use prost::Message;
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A model that is checked, prepared and has run once. Cheap to clone; clones share the weights.
+#[derive(Clone)]
+pub struct Model(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    digest: String,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    report: Report,
+    program: Box<dyn Program>,
+}
+
+impl Model {
+    /// Loads the ONNX file at `path`. Errors name the file, and the node with its operator where one is at fault.
+    pub fn load(path: &Path, limits: &Limits) -> Result<Model, LoadError> {
+        let name = path.display().to_string();
+        let read = read(path, limits.max_file).map_err(|cause| cause.of(&name))?;
+        build(&read, &name, path.parent(), limits).map_err(|cause| cause.of(&name))
+    }
+
+    /// Loads a model from memory. It cannot have external data. `name` is for errors and the report.
+    pub fn from_bytes(bytes: &[u8], name: &str, limits: &Limits) -> Result<Model, LoadError> {
+        let found = Size(bytes.len() as u64);
+        if found > limits.max_file {
+            return Err(LoadCause::FileTooLarge { found, limit: limits.max_file }.of(name));
+        }
+        build(bytes, name, None, limits).map_err(|cause| cause.of(name))
+    }
+
+    /// The path or name it was loaded under.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// SHA-256 of the file, followed by its external data where it has any, in lower-case hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.0.digest
+    }
+
+    /// Inputs in the file's order.
+    pub fn inputs(&self) -> &[Port] {
+        &self.0.inputs
+    }
+
+    /// Outputs in the file's order.
+    pub fn outputs(&self) -> &[Port] {
+        &self.0.outputs
+    }
+
+    /// What `inspect` shows.
+    pub fn report(&self) -> &Report {
+        &self.0.report
+    }
+
+    /// A session of its own state and buffers, to be used by one thread at a time. `threads` (at least 1) is an upper bound.
+    pub fn session(&self, threads: usize) -> Result<Session, RunError> {
+        Ok(Session { executor: self.0.program.executor(threads.max(1))?, model: self.clone() })
+    }
+
+    /// Runs once on neutral input: each input's zero point, else zero.
+    pub fn self_test(&self) -> Result<(), RunError> {
+        let mut session = self.session(1)?;
+        for (index, port) in self.inputs().iter().enumerate() {
+            fill_neutral(port, session.input_mut(index));
+        }
+        session.run()
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("name", &self.0.name).field("digest", &self.0.digest).finish_non_exhaustive()
+    }
+}
+
+/// Fills `bytes` with what stands for real 0.
+fn fill_neutral(port: &Port, bytes: &mut [u8]) {
+    let zero = match (port.native.dtype, port.native.quant) {
+        (Dtype::Int8 | Dtype::Uint8, Some(quant)) => quant.zero_point as u8,
+        _ => 0,
+    };
+    bytes.fill(zero);
+}
+
+/// Reads the file, having looked at its size before; never more than the limit, should it grow meanwhile.
+fn read(path: &Path, limit: Size) -> Result<Vec<u8>, LoadCause> {
+    let failed = |e: std::io::Error| LoadCause::Read(e.to_string());
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    if !meta.is_file() {
+        return Err(LoadCause::Read("it is not a regular file".to_string()));
+    }
+    if meta.len() > limit.0 {
+        return Err(LoadCause::FileTooLarge { found: Size(meta.len()), limit });
+    }
+    let mut bytes = Vec::with_capacity(meta.len() as usize + 1);
+    File::open(path).map_err(failed)?.take(limit.0 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    match bytes.len() as u64 {
+        found if found > limit.0 => Err(LoadCause::FileTooLarge { found: Size(found), limit }),
+        _ => Ok(bytes),
+    }
+}
+
+/// The way from bytes to a model: decode, bring in external data, check, settle the borders, prepare, try.
+fn build(bytes: &[u8], name: &str, folder: Option<&Path>, limits: &Limits) -> Result<Model, LoadCause> {
+    let decoded = Size(wire::decoded_bytes(bytes));
+    if decoded > limits.max_memory {
+        return Err(LoadCause::MemoryTooLarge { what: "decoding the file".to_string(), found: decoded, limit: limits.max_memory });
+    }
+    let mut digest = Sha256::new_with_prefix(bytes);
+    let mut proto = ModelProto::decode(bytes).map_err(|e| LoadCause::NotOnnx(e.to_string()))?;
+    if let Some(folder) = folder {
+        // The parent of a bare file name is the empty path.
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        external::inline(&mut proto, folder, limits.max_file.0.saturating_sub(bytes.len() as u64), |data| digest.update(data))?;
+    }
+    check::check(&proto, &check::Rules { supports: &tract::supports, max_memory: limits.max_memory })?;
+    normalize::normalize(&mut proto)?;
+    let draft = report::Draft::new(&proto);
+    let (inputs, outputs) = boundary::settle(&mut proto)?;
+    let prepared = tract::prepare(&proto, &outputs, limits)?;
+    let outputs: Vec<Port> = prepared.outputs.into_iter().map(|spec| Port { declared: spec.clone(), native: spec }).collect();
+    let digest = hex(&digest.finalize());
+    let program: Box<dyn Program> = Box::new(prepared.program);
+    let identity = report::Identity { name, file_bytes: bytes.len() as u64, digest: &digest };
+    let report = draft.finish(&identity, &inputs, &outputs, &prepared.shapes, &*program);
+    let model = Model(Arc::new(Inner { name: name.to_string(), digest, inputs, outputs, report, program }));
+    model.self_test().map_err(|e| LoadCause::SelfTest(e.0))?;
+    Ok(model)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// One thread's way to run a model: its buffers are allocated once.
+pub struct Session {
+    model: Model,
+    executor: Box<dyn Executor>,
+}
+
+impl Session {
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Bytes of input `index` in the layout of `model().inputs()[index].native`; they keep their values over a run.
+    /// Panics when there is no such input.
+    pub fn input_mut(&mut self, index: usize) -> &mut [u8] {
+        self.executor.input_mut(index)
+    }
+
+    /// Bytes of input `index` as they are now. Panics when there is no such input.
+    pub fn input(&self, index: usize) -> &[u8] {
+        self.executor.input(index)
+    }
+
+    /// Runs the model on what the inputs hold. After an error the outputs are those of the run before.
+    pub fn run(&mut self) -> Result<(), RunError> {
+        self.executor.run()
+    }
+
+    /// Bytes of output `index` in the layout of `model().outputs()[index].native`: of the last run, zeros before the first.
+    /// Panics when there is no such output.
+    pub fn output(&self, index: usize) -> &[u8] {
+        self.executor.output(index)
+    }
+
+    /// Threads that a run uses: may be fewer than were asked for.
+    pub fn threads(&self) -> usize {
+        self.executor.threads()
+    }
+}

@@ -1,0 +1,319 @@
+//! tract as the engine. It runs on one thread, and quantized ONNX groups (QDQ) as float operators between casts; `QLinearConv`,
+//! `QLinearMatMul` and the `*Integer` operators run in int8.
+
+mod qdq;
+
+use super::error::{LoadCause, RunError, no_panic};
+use super::limits::Limits;
+use super::onnx::boundary::Output;
+use super::onnx::graph::{node_name, op_name};
+use super::onnx::pb::{ModelProto, ValueInfoProto};
+use super::onnx::tensor::MAX_DIM;
+use super::program::{Executor, Memory, Program};
+use super::report::{EngineNode, Placement, TensorReport};
+use crate::config::value::Size;
+use crate::tensor::{Dtype, TensorSpec};
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+use tract_onnx::Onnx;
+use tract_onnx::prelude::tract_itertools::Itertools;
+use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_hir::infer::InferenceModelExt;
+
+static ONNX: LazyLock<Onnx> = LazyLock::new(|| {
+    let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
+    onnx.op_register.insert("QuantizeLinear", qdq::quantize_linear);
+    onnx.op_register.insert("DequantizeLinear", qdq::dequantize_linear);
+    onnx
+});
+
+/// Operators of the domain com.microsoft that tract has with the meaning they have there. tract itself looks at the name alone.
+const MICROSOFT: [&str; 14] = [
+    "BiasGelu",
+    "DequantizeLinear",
+    "FastGelu",
+    "GatherBlockQuantized",
+    "Gelu",
+    "GroupQueryAttention",
+    "MatMulNBits",
+    "MultiHeadAttention",
+    "QuantizeLinear",
+    "QuickGelu",
+    "RotaryEmbedding",
+    "SimplifiedLayerNormalization",
+    "SkipLayerNormalization",
+    "DynamicQuantizeLinear",
+];
+
+/// Operators of the domain ai.onnx.ml that tract has.
+const ML: [&str; 6] =
+    ["ArrayFeatureExtractor", "CategoryMapper", "LinearClassifier", "LinearRegressor", "Normalizer", "TreeEnsembleClassifier"];
+
+/// Whether tract loads `op` of `domain` (`""` is ONNX's own).
+pub fn supports(domain: &str, op: &str) -> bool {
+    match domain {
+        "" => ONNX.op_register.0.contains_key(op),
+        "ai.onnx.ml" => ML.contains(&op),
+        "com.microsoft" => MICROSOFT.contains(&op) && ONNX.op_register.0.contains_key(op),
+        _ => false,
+    }
+}
+
+/// Shapes and types of the ONNX values, as tract infers them.
+pub type Shapes = HashMap<String, (String, Vec<usize>)>;
+
+/// A model compiled by tract, with what it learned on the way.
+pub struct Prepared {
+    pub program: TractProgram,
+    pub outputs: Vec<TensorSpec>,
+    pub shapes: Shapes,
+}
+
+/// A tract plan.
+pub struct TractProgram {
+    plan: Arc<TypedSimplePlan>,
+    memory: Memory,
+}
+
+/// Compiles a checked and settled model.
+pub fn prepare(model: &ModelProto, outputs: &[Output], limits: &Limits) -> Result<Prepared, LoadCause> {
+    let lowered = lower(model).map_err(|why| blame(model, why))?;
+    no_panic(|| compile(lowered, outputs, limits)).unwrap_or_else(|panic| Err(LoadCause::Engine(panic)))
+}
+
+fn one_line(error: TractError) -> String {
+    format!("{error:#}").replace('\n', " ")
+}
+
+fn refused(error: TractError) -> LoadCause {
+    LoadCause::Engine(one_line(error))
+}
+
+/// A model in tract's own operators, with the shapes of the ONNX values.
+fn lower(model: &ModelProto) -> Result<(TypedModel, Shapes), String> {
+    let lower = || -> TractResult<_> {
+        let parsed = ONNX.parse(model, None)?;
+        ensure!(parsed.unresolved_inputs.is_empty(), "nothing makes {:?}", parsed.unresolved_inputs);
+        let mut inferred = parsed.model;
+        inferred.analyse(false)?;
+        let shapes = shapes(&inferred, &parsed.outlets_by_name);
+        Ok((inferred.into_typed()?, shapes))
+    };
+    no_panic(lower).and_then(|result| result.map_err(one_line))
+}
+
+/// Names the node at which tract fails with `why`: the last of the shortest run of nodes from the start that fails, found by
+/// bisection. The nodes are in an order in which each can do without those behind it.
+fn blame(model: &ModelProto, why: String) -> LoadCause {
+    let Some(graph) = &model.graph else { return LoadCause::Engine(why) };
+    let mut part = model.clone();
+    let mut fails = |length: usize| {
+        let last = graph.node.get(length - 1)?;
+        let part = part
+            .graph
+            .as_mut()
+            .map(|part| {
+                part.node = graph.node[..length].to_vec();
+                let outputs = last.output.iter().filter(|o| !o.is_empty());
+                part.output = outputs.map(|name| ValueInfoProto { name: name.clone(), ..ValueInfoProto::default() }).collect();
+            })
+            .map(|()| &part)?;
+        lower(part).err()
+    };
+    let (mut good, mut bad) = (0, graph.node.len());
+    let mut found = None;
+    while good < bad {
+        let middle = good.midpoint(bad);
+        match fails(middle + 1) {
+            Some(why) => (bad, found) = (middle, Some((middle, why))),
+            None => good = middle + 1,
+        }
+    }
+    match found {
+        Some((at, why)) => {
+            let node = &graph.node[at];
+            LoadCause::Node { node: node_name(node).to_string(), op: op_name(node), why }
+        }
+        None => LoadCause::Engine(why),
+    }
+}
+
+fn compile((mut typed, shapes): (TypedModel, Shapes), outputs: &[Output], limits: &Limits) -> Result<Prepared, LoadCause> {
+    within(&typed, limits)?;
+    typed.declutter().map_err(refused)?;
+    let memory = within(&typed, limits)?;
+    let outputs = outputs.iter().enumerate().map(|(i, o)| describe(&typed, i, o)).collect::<Result<_, _>>()?;
+    typed.optimize().map_err(refused)?;
+    let plan = TypedSimplePlan::new(typed).map_err(refused)?;
+    Ok(Prepared { program: TractProgram { plan, memory }, outputs, shapes })
+}
+
+fn shapes(model: &tract_onnx::prelude::InferenceModel, outlets: &HashMap<String, OutletId>) -> Shapes {
+    let known = |outlet: &OutletId| {
+        let fact = model.outlet_fact(*outlet).ok()?.to_typed_fact().ok()?.into_owned();
+        Some((type_name(fact.datum_type), concrete(&fact)?))
+    };
+    outlets.iter().filter_map(|(name, outlet)| Some((name.clone(), known(outlet)?))).collect()
+}
+
+/// The shape, when it is known and of a size that can be indexed.
+fn concrete(fact: &TypedFact) -> Option<Vec<usize>> {
+    let dims: Vec<i64> = fact.shape.iter().map(|d| d.to_i64().ok()).collect::<Option<_>>()?;
+    super::onnx::tensor::shape(&dims).ok()
+}
+
+/// Memory that the model needs, refused when over the limit.
+fn within(model: &TypedModel, limits: &Limits) -> Result<Memory, LoadCause> {
+    let memory = estimate(model)?;
+    let total = memory.weights.saturating_add(memory.activations);
+    if total > limits.max_memory.0 {
+        let what = format!("the model ({} bytes of weights, {} of activations)", memory.weights, memory.activations);
+        return Err(LoadCause::MemoryTooLarge { what, found: Size(total), limit: limits.max_memory });
+    }
+    Ok(memory)
+}
+
+fn estimate(model: &TypedModel) -> Result<Memory, LoadCause> {
+    for node in model.nodes() {
+        if let Some(bad) = node.outputs.iter().find(|o| concrete(&o.fact).is_none()) {
+            let why = format!(
+                "its output has shape {:?}: expected one that does not depend on the input's values, below {MAX_DIM} elements",
+                bad.fact.shape
+            );
+            return Err(LoadCause::Node { node: node.name.clone(), op: node.op.name().to_string(), why });
+        }
+    }
+    let is_const = |node: &TypedNode| node.op_is::<tract_onnx::tract_core::ops::konst::Const>();
+    let order = model.eval_order().map_err(refused)?;
+    let steps = model.eval_tmp_memory_usage(&order, |node: &TypedNode| !is_const(node)).map_err(refused)?;
+    let peak = steps.iter().filter_map(|(_, bytes)| bytes.to_i64().ok()).max().unwrap_or(0);
+    let weights =
+        model.nodes().iter().filter(|n| is_const(n)).flat_map(|n| &n.outputs).filter_map(|o| o.fact.mem_size().to_i64().ok()).sum::<i64>();
+    Ok(Memory { activations: peak.max(0) as u64, weights: weights.max(0) as u64 })
+}
+
+fn dtype(ty: DatumType) -> Option<Dtype> {
+    Some(match ty.unquantized() {
+        DatumType::I8 => Dtype::Int8,
+        DatumType::U8 => Dtype::Uint8,
+        DatumType::I32 => Dtype::Int32,
+        DatumType::I64 => Dtype::Int64,
+        DatumType::F16 => Dtype::Float16,
+        DatumType::F32 => Dtype::Float32,
+        _ => return None,
+    })
+}
+
+/// ONNX's name of the type where it has one.
+fn type_name(ty: DatumType) -> String {
+    dtype(ty).map_or_else(|| format!("{:?}", ty.unquantized()).to_lowercase(), |dtype| dtype.to_string())
+}
+
+fn describe(model: &TypedModel, index: usize, declared: &Output) -> Result<TensorSpec, LoadCause> {
+    let fact = model.output_fact(index).map_err(refused)?;
+    if dtype(fact.datum_type) != Some(declared.dtype) {
+        let why = format!("output `{}` is declared as {} but computed as {:?}", declared.name, declared.dtype, fact.datum_type);
+        return Err(LoadCause::Graph(why));
+    }
+    let shape = concrete(fact).ok_or_else(|| LoadCause::Graph(format!("output `{}` has no fixed shape", declared.name)))?;
+    Ok(TensorSpec { name: declared.name.clone(), dtype: declared.dtype, shape, quant: declared.quant })
+}
+
+impl Program for TractProgram {
+    fn executor(&self, _threads: usize) -> Result<Box<dyn Executor>, RunError> {
+        let zeros = |fact: TractResult<&TypedFact>| {
+            let fact = fact?;
+            Tensor::zero_dt(fact.datum_type, &concrete(fact).unwrap_or_default()).map(Arc::new)
+        };
+        let model = self.plan.model();
+        let build = || -> TractResult<TractExecutor> {
+            Ok(TractExecutor {
+                inputs: (0..model.inputs.len()).map(|i| zeros(model.input_fact(i))).collect::<TractResult<_>>()?,
+                outputs: (0..model.outputs.len()).map(|i| Ok(zeros(model.output_fact(i))?.into_tvalue())).collect::<TractResult<_>>()?,
+                state: self.plan.spawn()?,
+                plan: self.plan.clone(),
+            })
+        };
+        Ok(Box::new(build().map_err(|e| RunError(format!("{e:#}")))?))
+    }
+
+    fn placement(&self, op: &str, in_qdq_group: bool) -> Placement {
+        match op {
+            "QLinearConv" | "QLinearMatMul" | "ConvInteger" | "MatMulInteger" => Placement::int8("tract multiplies int8 into int32"),
+            "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear" => Placement::float("a cast between int8 and float"),
+            _ if in_qdq_group => Placement::float("QDQ group: tract runs it in float between casts"),
+            _ => Placement::float("not quantized in the model"),
+        }
+    }
+
+    fn nodes(&self) -> Vec<EngineNode> {
+        let model = self.plan.model();
+        let output = |o: &Outlet<TypedFact>| TensorReport {
+            name: None,
+            dtype: type_name(o.fact.datum_type),
+            shape: concrete(&o.fact).unwrap_or_default(),
+        };
+        let report = |id: &usize| {
+            let node = model.node(*id);
+            EngineNode { name: node.name.clone(), op: node.op.name().to_string(), outputs: node.outputs.iter().map(output).collect() }
+        };
+        self.plan.order_without_consts().iter().map(report).collect_vec()
+    }
+
+    fn memory(&self) -> Memory {
+        self.memory
+    }
+}
+
+/// tract's state with the tensors that live from run to run.
+struct TractExecutor {
+    plan: Arc<TypedSimplePlan>,
+    state: TypedSimpleState,
+    inputs: Vec<Arc<Tensor>>,
+    outputs: TVec<TValue>,
+}
+
+impl Executor for TractExecutor {
+    fn input_mut(&mut self, index: usize) -> &mut [u8] {
+        // tract gives inputs back after a run, so this copies only where an output is an input passed through.
+        Arc::make_mut(&mut self.inputs[index]).as_bytes_mut()
+    }
+
+    fn input(&self, index: usize) -> &[u8] {
+        self.inputs[index].as_bytes()
+    }
+
+    fn run(&mut self) -> Result<(), RunError> {
+        let inputs: TVec<TValue> = self.inputs.iter().map(|t| t.clone().into_tvalue()).collect();
+        match no_panic(|| self.state.run(inputs)) {
+            Ok(Ok(outputs)) if outputs.iter().zip(&self.outputs).all(|(new, old)| new.shape() == old.shape()) => {
+                self.outputs = outputs;
+                Ok(())
+            }
+            Ok(Ok(_)) => Err(self.recover("an output has another shape than the model promised".to_string())),
+            Ok(Err(error)) => Err(self.recover(format!("{error:#}"))),
+            Err(panic) => Err(self.recover(panic)),
+        }
+    }
+
+    fn output(&self, index: usize) -> &[u8] {
+        self.outputs[index].as_bytes()
+    }
+
+    fn threads(&self) -> usize {
+        1
+    }
+}
+
+impl TractExecutor {
+    /// After a failure the state holds half a run: starts from a fresh one.
+    fn recover(&mut self, why: String) -> RunError {
+        match self.plan.spawn() {
+            Ok(state) => {
+                self.state = state;
+                RunError(why)
+            }
+            Err(error) => RunError(format!("{why}; and no new state: {error:#}")),
+        }
+    }
+}
