@@ -65,6 +65,17 @@ impl Kernel for Avx2 {
         unsafe { widen_bytes(bytes, wide) }
     }
 
+    fn add(self, quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
+        if quant.is_loud() {
+            return Portable.add(quant, a, b, output);
+        }
+        let whole = output.len() / 16 * 16;
+        assert!(a.len() == output.len() && b.len() == output.len());
+        // SAFETY: `self` proves AVX2; the lengths were compared.
+        unsafe { add_bytes(quant, &a[..whole], &b[..whole], &mut output[..whole]) };
+        Portable.add(quant, &a[whole..], &b[whole..], &mut output[whole..]);
+    }
+
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
         if dw.loud {
             return Portable.depthwise(dw, input, output, rows);
@@ -118,6 +129,34 @@ unsafe fn widen_bytes(bytes: &[u8], wide: &mut [u8]) {
     }
     for (&byte, pair) in bytes[whole..].iter().zip(wide[2 * whole..].chunks_exact_mut(2)) {
         pair.copy_from_slice(&u16::from(byte).to_le_bytes());
+    }
+}
+
+/// The sum of two tensors, 16 elements at a time.
+///
+/// # Safety
+/// Three slices of one length, a multiple of 16.
+#[target_feature(enable = "avx2")]
+unsafe fn add_bytes(quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
+    let finish = Finish::new(&quant.output);
+    let zeros = [quant.a_zero, quant.b_zero].map(|zero| i32::from(store(zero)));
+    let (a_zero, b_zero) = (_mm256_set1_epi32(zeros[0]), _mm256_set1_epi32(zeros[1]));
+    let (a_ratio, b_ratio) = (_mm256_set1_ps(quant.a_ratio), _mm256_set1_ps(quant.b_ratio));
+    for at in (0..output.len()).step_by(16) {
+        let mut sums = [_mm256_setzero_si256(); 2];
+        for (half, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: eight bytes from `at + 8 * half` are inside all three.
+            let (a, b) = unsafe {
+                let at = at + 8 * half;
+                (_mm_loadl_epi64(a.as_ptr().add(at).cast()), _mm_loadl_epi64(b.as_ptr().add(at).cast()))
+            };
+            let a = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(a), a_zero));
+            let b = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(b), b_zero));
+            *sum = _mm256_cvtps_epi32(_mm256_add_ps(_mm256_mul_ps(a, a_ratio), _mm256_mul_ps(b, b_ratio)));
+        }
+        let bytes = finish.four_of_eight([sums[0], sums[1], sums[0], sums[1]]);
+        // SAFETY: 16 bytes from `at` are inside.
+        unsafe { _mm_storeu_si128(output.as_mut_ptr().add(at).cast(), _mm256_castsi256_si128(bytes)) };
     }
 }
 
@@ -329,8 +368,8 @@ unsafe fn tile<const WIDE: bool, const VECTORS: usize, const PIXELS: usize>(shar
         match shared.add {
             None => {
                 for acc in &mut acc {
-                    for v in 0..VECTORS {
-                        acc[v] = scaled(acc[v], shared.scale[v]);
+                    for (acc, &scale) in acc.iter_mut().zip(&shared.scale) {
+                        *acc = scaled(*acc, scale);
                     }
                 }
             }
@@ -374,10 +413,10 @@ unsafe fn narrow<const VECTORS: usize, const PIXELS: usize>(
                     *w = _mm256_loadu_si256(weights.add(v * 32).cast());
                 }
                 weights = weights.add(VECTORS * 32);
-                for p in 0..PIXELS {
+                for (p, sums) in sums.iter_mut().enumerate() {
                     let x = _mm256_set1_epi32(from.add(p * step + group * 4).cast::<i32>().read_unaligned());
                     for v in 0..VECTORS {
-                        sums[p][v] = _mm256_add_epi32(sums[p][v], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w[v]), ones));
+                        sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w[v]), ones));
                     }
                 }
             }
@@ -410,10 +449,10 @@ unsafe fn wide<const VECTORS: usize, const PIXELS: usize>(
                     *w = _mm256_loadu_si256(weights.add(v * 32).cast());
                 }
                 weights = weights.add(VECTORS * 32);
-                for p in 0..PIXELS {
+                for (p, sums) in sums.iter_mut().enumerate() {
                     let x = _mm256_set1_epi32(from.add(p * step + half * 4).cast::<i32>().read_unaligned());
                     for v in 0..VECTORS {
-                        sums[p][v] = _mm256_add_epi32(sums[p][v], _mm256_madd_epi16(x, w[v]));
+                        sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(x, w[v]));
                     }
                 }
             }
@@ -596,18 +635,16 @@ struct Column {
 #[target_feature(enable = "avx2")]
 unsafe fn columns<const K: usize, const S: usize, const R: usize, const COLUMNS: usize>(at: &mut Column, finish: &Finish) -> usize {
     let mut acc = [[at.bias; R]; COLUMNS];
-    let mut from = at.from;
     let mut weights = at.weights;
     // SAFETY: no instruction. The weights are read where they are used: hoisted out of the caller's loop they would only be
     // spilled, and not to aligned slots.
-    unsafe { std::arch::asm!("/* {0} */", inout(reg) weights, options(nomem, nostack, preserves_flags)) };
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) weights, options(readonly, nostack, preserves_flags)) };
     // One input column; spelt out for each, so that every accumulator has a register.
     macro_rules! input_columns {
         ($($column:literal)*) => {$(
             if $column < const { (COLUMNS - 1) * S + K } {
                 // SAFETY: the column is one of the windows'; eight bytes are readable there because of the slack.
-                let pairs = unsafe { row_pairs_at::<K, S, R>(from, at.steps_in[0]) };
-                from = from.wrapping_add(at.steps_in[1]);
+                let pairs = unsafe { row_pairs_at::<K, S, R>(at.from.add($column * at.steps_in[1]), at.steps_in[0]) };
                 for (o, acc) in acc.iter_mut().enumerate() {
                     if $column >= o * S && $column < o * S + K {
                         // SAFETY: a kernel column below `K`.
