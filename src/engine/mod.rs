@@ -3,6 +3,7 @@
 //! From file to result: [`onnx`] decodes, checks and settles the borders; [`tract`] prepares a [`program::Program`], the one
 //! boundary to what runs; [`Model`] holds it with its [`Port`]s and its [`Report`]; a [`Session`] runs it.
 
+pub mod arena;
 mod bench;
 mod error;
 mod infer;
@@ -11,6 +12,7 @@ mod live;
 mod macs;
 mod model;
 mod onnx;
+pub mod plan;
 mod port;
 mod program;
 mod report;

@@ -13,7 +13,7 @@
 //!
 //! Wide: the same tile, `acc += vpmaddwd(x, w)` on 16-bit pairs, exact for every weight. Lanes are ordered so that the
 //! packs of the epilogue, which interleave 128-bit halves, leave channels in order. Depthwise: `vpmaddwd` on interleaved
-//! input rows, eight channels at a time, accumulators sliding along the row.
+//! input rows, eight channels of two rows x four columns at a time.
 //!
 //! Every loop works on raw pointers after one check of the whole strip ([`Strip::check`], [`Depthwise::check`]).
 
@@ -63,6 +63,17 @@ impl Kernel for Avx2 {
         assert_eq!(bytes.len() * 2, wide.len());
         // SAFETY: `self` proves AVX2; the lengths were compared.
         unsafe { widen_bytes(bytes, wide) }
+    }
+
+    fn add(self, quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
+        if quant.is_loud() {
+            return Portable.add(quant, a, b, output);
+        }
+        let whole = output.len() / 16 * 16;
+        assert!(a.len() == output.len() && b.len() == output.len());
+        // SAFETY: `self` proves AVX2; the lengths were compared.
+        unsafe { add_bytes(quant, &a[..whole], &b[..whole], &mut output[..whole]) };
+        Portable.add(quant, &a[whole..], &b[whole..], &mut output[whole..]);
     }
 
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
@@ -121,6 +132,34 @@ unsafe fn widen_bytes(bytes: &[u8], wide: &mut [u8]) {
     }
 }
 
+/// The sum of two tensors, 16 elements at a time.
+///
+/// # Safety
+/// Three slices of one length, a multiple of 16.
+#[target_feature(enable = "avx2")]
+unsafe fn add_bytes(quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
+    let finish = Finish::new(&quant.output);
+    let zeros = [quant.a_zero, quant.b_zero].map(|zero| i32::from(store(zero)));
+    let (a_zero, b_zero) = (_mm256_set1_epi32(zeros[0]), _mm256_set1_epi32(zeros[1]));
+    let (a_ratio, b_ratio) = (_mm256_set1_ps(quant.a_ratio), _mm256_set1_ps(quant.b_ratio));
+    for at in (0..output.len()).step_by(16) {
+        let mut sums = [_mm256_setzero_si256(); 2];
+        for (half, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: eight bytes from `at + 8 * half` are inside all three.
+            let (a, b) = unsafe {
+                let at = at + 8 * half;
+                (_mm_loadl_epi64(a.as_ptr().add(at).cast()), _mm_loadl_epi64(b.as_ptr().add(at).cast()))
+            };
+            let a = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(a), a_zero));
+            let b = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(b), b_zero));
+            *sum = _mm256_cvtps_epi32(_mm256_add_ps(_mm256_mul_ps(a, a_ratio), _mm256_mul_ps(b, b_ratio)));
+        }
+        let bytes = finish.four_of_eight([sums[0], sums[1], sums[0], sums[1]]);
+        // SAFETY: 16 bytes from `at` are inside.
+        unsafe { _mm_storeu_si128(output.as_mut_ptr().add(at).cast(), _mm256_castsi256_si128(bytes)) };
+    }
+}
+
 // ---------------------------------------------------------------------------------------------------------- epilogue
 
 /// Zero point and range of an output as the packs want them.
@@ -129,34 +168,50 @@ struct Finish {
     zero: __m256i,
     low: __m256i,
     high: __m256i,
+    /// The zero point is byte 0, as behind most Relus: nothing to add.
+    unshifted: bool,
+    /// The range is all there is: the packs saturate to it.
+    full: bool,
 }
 
 impl Finish {
     #[target_feature(enable = "avx2")]
     fn new(quant: &OutputQuant) -> Finish {
         let byte = |v: i8| _mm256_set1_epi8(store(v) as i8);
-        Finish { zero: _mm256_set1_epi16(i16::from(store(quant.zero_point))), low: byte(quant.low), high: byte(quant.high) }
+        Finish {
+            zero: _mm256_set1_epi16(i16::from(store(quant.zero_point))),
+            low: byte(quant.low),
+            high: byte(quant.high),
+            unshifted: store(quant.zero_point) == 0,
+            full: (quant.low, quant.high) == (i8::MIN, i8::MAX),
+        }
     }
 
     /// Adds the zero point to 16-bit numbers and saturates them to bytes.
+    #[inline]
     #[target_feature(enable = "avx2")]
-    fn bytes(&self, a: __m256i, b: __m256i) -> __m256i {
-        let bytes = _mm256_packus_epi16(_mm256_adds_epi16(a, self.zero), _mm256_adds_epi16(b, self.zero));
-        _mm256_min_epu8(_mm256_max_epu8(bytes, self.low), self.high)
+    fn bytes(&self, mut a: __m256i, mut b: __m256i) -> __m256i {
+        if !self.unshifted {
+            (a, b) = (_mm256_adds_epi16(a, self.zero), _mm256_adds_epi16(b, self.zero));
+        }
+        let bytes = _mm256_packus_epi16(a, b);
+        if self.full { bytes } else { _mm256_min_epu8(_mm256_max_epu8(bytes, self.low), self.high) }
     }
 
-    /// Two pixels of 8 channels in lane order (or two of 16, with `high`), as 8 (16) bytes each in the halves of a register.
+    /// Two pixels of 16 channels, 8 in each vector, become 16 bytes each.
+    #[inline]
     #[target_feature(enable = "avx2")]
-    fn eight(&self, a: __m256i, b: __m256i) -> __m128i {
-        let words = _mm256_packs_epi32(a, b);
-        let bytes = self.bytes(words, words);
-        _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes))
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn sixteen(&self, a: [__m256i; 2], b: [__m256i; 2]) -> __m256i {
+    fn two_of_sixteen(&self, a: [__m256i; 2], b: [__m256i; 2]) -> __m256i {
         let bytes = self.bytes(_mm256_packs_epi32(a[0], a[1]), _mm256_packs_epi32(b[0], b[1]));
         _mm256_permute4x64_epi64::<0b11_01_10_00>(bytes)
+    }
+
+    /// Four pixels of 8 channels become 8 bytes each.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn four_of_eight(&self, v: [__m256i; 4]) -> __m256i {
+        let bytes = self.bytes(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+        _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
     }
 }
 
@@ -276,7 +331,8 @@ unsafe fn pixels<const WIDE: bool, const VECTORS: usize>(strip: &mut Strip<'_>, 
             while left > 0 {
                 left -= match (VECTORS, left) {
                     (1, 8..) => tile::<WIDE, VECTORS, 8>(&shared, &mut at),
-                    (2, 5) => tile::<WIDE, VECTORS, 5>(&shared, &mut at),
+                    (2, 6 | 11..) if WIDE => tile::<WIDE, VECTORS, 6>(&shared, &mut at),
+                    (2, 5 | 9 | 10) => tile::<WIDE, VECTORS, 5>(&shared, &mut at),
                     (2, 3 | 6) => tile::<WIDE, VECTORS, 3>(&shared, &mut at),
                     (_, 4..) => tile::<WIDE, VECTORS, 4>(&shared, &mut at),
                     (_, 2..) => tile::<WIDE, VECTORS, 2>(&shared, &mut at),
@@ -312,8 +368,8 @@ unsafe fn tile<const WIDE: bool, const VECTORS: usize, const PIXELS: usize>(shar
         match shared.add {
             None => {
                 for acc in &mut acc {
-                    for v in 0..VECTORS {
-                        acc[v] = scaled(acc[v], shared.scale[v]);
+                    for (acc, &scale) in acc.iter_mut().zip(&shared.scale) {
+                        *acc = scaled(*acc, scale);
                     }
                 }
             }
@@ -357,10 +413,10 @@ unsafe fn narrow<const VECTORS: usize, const PIXELS: usize>(
                     *w = _mm256_loadu_si256(weights.add(v * 32).cast());
                 }
                 weights = weights.add(VECTORS * 32);
-                for p in 0..PIXELS {
+                for (p, sums) in sums.iter_mut().enumerate() {
                     let x = _mm256_set1_epi32(from.add(p * step + group * 4).cast::<i32>().read_unaligned());
                     for v in 0..VECTORS {
-                        sums[p][v] = _mm256_add_epi32(sums[p][v], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w[v]), ones));
+                        sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w[v]), ones));
                     }
                 }
             }
@@ -393,10 +449,10 @@ unsafe fn wide<const VECTORS: usize, const PIXELS: usize>(
                     *w = _mm256_loadu_si256(weights.add(v * 32).cast());
                 }
                 weights = weights.add(VECTORS * 32);
-                for p in 0..PIXELS {
+                for (p, sums) in sums.iter_mut().enumerate() {
                     let x = _mm256_set1_epi32(from.add(p * step + half * 4).cast::<i32>().read_unaligned());
                     for v in 0..VECTORS {
-                        sums[p][v] = _mm256_add_epi32(sums[p][v], _mm256_madd_epi16(x, w[v]));
+                        sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(x, w[v]));
                     }
                 }
             }
@@ -446,30 +502,42 @@ unsafe fn emit<const VECTORS: usize, const PIXELS: usize>(
     step: usize,
     columns: usize,
 ) {
-    for p in (0..PIXELS).step_by(2) {
-        let next = (p + 1).min(PIXELS - 1);
-        let (first, second) = if VECTORS == 2 {
-            let pair = |i: usize| [values[i][0], values[i][VECTORS - 1]];
-            let bytes = finish.sixteen(pair(p), pair(next));
-            (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes))
+    let last = const { PIXELS - 1 };
+    // SAFETY: the function's contract; `quarter` and `half` write no more than `columns` bytes.
+    unsafe {
+        if VECTORS == 1 {
+            for p in (0..PIXELS).step_by(4) {
+                let v = |i: usize| values[(p + i).min(last)][0];
+                let bytes = finish.four_of_eight([v(0), v(1), v(2), v(3)]);
+                for i in 0..(PIXELS - p).min(4) {
+                    put(to.add((p + i) * step), quarter(bytes, i), columns);
+                }
+            }
         } else {
-            let bytes = finish.eight(values[p][0], values[next][0]);
-            (bytes, _mm_unpackhi_epi64(bytes, bytes))
-        };
-        // SAFETY: the function's contract.
-        unsafe {
-            put(to.add(p * step), first, columns);
-            if next > p {
-                put(to.add(next * step), second, columns);
+            for p in (0..PIXELS).step_by(2) {
+                let pair = |i: usize| [values[i][0], values[i][VECTORS - 1]];
+                let bytes = finish.two_of_sixteen(pair(p), pair((p + 1).min(last)));
+                put(to.add(p * step), _mm256_castsi256_si128(bytes), columns);
+                if p < last {
+                    put(to.add((p + 1) * step), _mm256_extracti128_si256::<1>(bytes), columns);
+                }
             }
         }
     }
 }
 
+/// Bytes `8 * i..` of a register in the low half of the result.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn quarter(bytes: __m256i, i: usize) -> __m128i {
+    let half = if i < 2 { _mm256_castsi256_si128(bytes) } else { _mm256_extracti128_si256::<1>(bytes) };
+    if i.is_multiple_of(2) { half } else { _mm_unpackhi_epi64(half, half) }
+}
+
 // --------------------------------------------------------------------------------------------------------- depthwise
 
-/// Output columns that share the near cache: the input of a tile is read once for each block of eight channels.
-const TILE: usize = 16;
+/// Output columns that share the near cache: their input is read once for each block of eight channels.
+const SPAN: usize = 32;
 
 /// Square window of `K` x `K` at stride `S`: two output rows at a time, the last alone if they are odd.
 ///
@@ -487,16 +555,16 @@ unsafe fn sliding_rows<const K: usize, const S: usize>(
     let mut y = rows.start;
     while y < rows.end {
         let count = (rows.end - y).min(2);
-        for x in (0..dw.output.width).step_by(TILE) {
-            let columns = x..(x + TILE).min(dw.output.width);
-            let from = dw.origin + y * dw.steps[0] + x * dw.steps[1];
-            let to = dw.output.offset(y, x) - base;
-            // SAFETY: windows of rows `y..y + count` and columns `columns` lie inside the input, pixels inside the output.
+        for x in (0..dw.output.width).step_by(SPAN) {
+            let width = SPAN.min(dw.output.width - x);
+            // SAFETY: windows of rows `y..y + count` and columns `x..x + width` lie inside the input, the pixels inside
+            // the output.
             unsafe {
-                let (from, to) = (input.as_ptr().add(from), output.as_mut_ptr().add(to));
+                let from = input.as_ptr().add(dw.origin + y * dw.steps[0] + x * dw.steps[1]);
+                let to = output.as_mut_ptr().add(dw.output.offset(y, x) - base);
                 match count {
-                    2 => sliding_tile::<K, S, 2>(dw, weights[1], from, to, columns.len()),
-                    _ => sliding_tile::<K, S, 1>(dw, weights[0], from, to, columns.len()),
+                    2 => sliding_span::<K, S, 2>(dw, weights[1], from, to, width),
+                    _ => sliding_span::<K, S, 1>(dw, weights[0], from, to, width),
                 }
             }
         }
@@ -509,83 +577,101 @@ unsafe fn sliding_rows<const K: usize, const S: usize>(
 /// # Safety
 /// As [`sliding_rows`]: `from` is the first window's first byte, `to` the first pixel's.
 #[target_feature(enable = "avx2")]
-unsafe fn sliding_tile<const K: usize, const S: usize, const R: usize>(
+unsafe fn sliding_span<const K: usize, const S: usize, const R: usize>(
     dw: &Depthwise,
     weights: &[i16],
     from: *const u8,
     to: *mut u8,
     width: usize,
 ) {
-    let per_block = weights.len() / (dw.bias.as_slice().len() / DW_LANES);
-    for (block, weights) in weights.chunks_exact(per_block).enumerate() {
-        // SAFETY: `block` counts lane blocks, `per_block` the weights of each.
-        unsafe { sliding_block::<K, S, R>(dw, weights.as_ptr().cast(), from, to, width, block * DW_LANES) }
+    let blocks = dw.bias.as_slice().len() / DW_LANES;
+    let finish = Finish::new(&dw.quant);
+    for (block, weights) in weights.chunks_exact(weights.len() / blocks).enumerate() {
+        let channel = block * DW_LANES;
+        // SAFETY: bias and scale are filled up to whole lane blocks; `at` starts at columns `0..width`.
+        unsafe {
+            let mut at = Column {
+                weights: weights.as_ptr().cast(),
+                bias: _mm256_loadu_si256(dw.bias.as_slice().as_ptr().add(channel).cast()),
+                scale: _mm256_loadu_ps(dw.scale.as_slice().as_ptr().add(channel)),
+                from: from.add(channel),
+                to: to.add(channel),
+                steps_in: [dw.input.row_stride(), dw.input.pixel_stride],
+                steps_out: [dw.output.row_stride(), dw.output.pixel_stride],
+                channels: DW_LANES.min(dw.output.channels - channel),
+            };
+            let mut left = width;
+            while left > 0 {
+                left -= match (left, left % 4) {
+                    (4.., 0) | (5, _) => columns::<K, S, R, 4>(&mut at, &finish),
+                    (3.., _) => columns::<K, S, R, 3>(&mut at, &finish),
+                    _ => columns::<K, S, R, 1>(&mut at, &finish),
+                };
+            }
+        }
     }
 }
 
-/// Eight channels from `channel`. Accumulators slide along the row: slot `i` belongs to output column `step - i`.
-///
-/// # Safety
-/// As [`sliding_tile`]; `weights` are the lane block's.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn sliding_block<const K: usize, const S: usize, const R: usize>(
-    dw: &Depthwise,
+/// Where a lane block stands in its row.
+struct Column {
     weights: *const __m256i,
+    bias: __m256i,
+    scale: __m256,
     from: *const u8,
     to: *mut u8,
-    width: usize,
-    channel: usize,
-) {
-    const { assert!(K <= 5 && R <= 2) };
-    const SLOTS: usize = 5;
-    let slots = const { K.div_ceil(S) };
-    let finish = Finish::new(&dw.quant);
-    let count = DW_LANES.min(dw.output.channels - channel);
-    let (row_out, pixel_out) = (dw.output.row_stride(), dw.output.pixel_stride);
-    // SAFETY: bias and scale are filled up to whole lane blocks.
-    let (bias, scale) = unsafe {
-        (_mm256_loadu_si256(dw.bias.as_slice().as_ptr().add(channel).cast()), _mm256_loadu_ps(dw.scale.as_slice().as_ptr().add(channel)))
-    };
-    let mut acc = [[bias; R]; SLOTS];
-    let columns = (width - 1) * S + K;
-    for step in 0..width + slots - 1 {
-        for phase in 0..S {
-            let column = step * S + phase;
-            if column < columns {
-                // SAFETY: input columns `0..columns` and the rows of the window lie inside the tensor; eight bytes are
-                // readable at its last pixel because of the slack.
-                unsafe {
-                    let pairs = row_pairs_at::<K, S, R>(from.add(column * dw.input.pixel_stride + channel), dw.input.row_stride());
-                    for (slot, acc) in acc.iter_mut().enumerate().take(slots) {
-                        let kx = slot * S + phase;
-                        if kx < K {
-                            accumulate::<K, S, R>(acc, &pairs, weights, kx);
-                        }
+    /// Bytes from row to row and from pixel to pixel.
+    steps_in: [usize; 2],
+    steps_out: [usize; 2],
+    /// Channels of the block that exist.
+    channels: usize,
+}
+
+/// The next `COLUMNS` output columns of `R` rows, eight channels. Every input column is loaded and interleaved once and
+/// meets all the kernel columns that want it.
+///
+/// # Safety
+/// As [`sliding_rows`]; the row has `COLUMNS` columns left.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn columns<const K: usize, const S: usize, const R: usize, const COLUMNS: usize>(at: &mut Column, finish: &Finish) -> usize {
+    let mut acc = [[at.bias; R]; COLUMNS];
+    let mut weights = at.weights;
+    // SAFETY: no instruction. The weights are read where they are used: hoisted out of the caller's loop they would only be
+    // spilled, and not to aligned slots.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) weights, options(readonly, nostack, preserves_flags)) };
+    // One input column; spelt out for each, so that every accumulator has a register.
+    macro_rules! input_columns {
+        ($($column:literal)*) => {$(
+            if $column < const { (COLUMNS - 1) * S + K } {
+                // SAFETY: the column is one of the windows'; eight bytes are readable there because of the slack.
+                let pairs = unsafe { row_pairs_at::<K, S, R>(at.from.add($column * at.steps_in[1]), at.steps_in[0]) };
+                for (o, acc) in acc.iter_mut().enumerate() {
+                    if $column >= o * S && $column < o * S + K {
+                        // SAFETY: a kernel column below `K`.
+                        unsafe { accumulate::<K, S, R>(acc, &pairs, weights, $column - o * S) };
                     }
                 }
             }
-        }
-        if step + 1 >= slots {
-            let mut done = acc[slots - 1];
-            for done in &mut done {
-                *done = scaled(*done, scale);
-            }
-            let bytes = finish.eight(done[0], done[R - 1]);
-            // SAFETY: the pixel is one of the `width` columns, `count` channels are left in it, and there are `R` rows.
-            unsafe {
-                let to = to.add((step + 1 - slots) * pixel_out + channel);
-                put(to, bytes, count);
-                if R == 2 {
-                    put(to.add(row_out), _mm_unpackhi_epi64(bytes, bytes), count);
-                }
-            }
-        }
-        for slot in (1..slots).rev() {
-            acc[slot] = acc[slot - 1];
-        }
-        acc[0] = [bias; R];
+        )*};
     }
+    input_columns!(0 1 2 3 4 5 6 7 8 9 10);
+    const { assert!((COLUMNS - 1) * S + K <= 11) };
+    let outputs = const { COLUMNS * R };
+    for first in (0..outputs).step_by(4) {
+        let value = |i: usize| {
+            let i = (first + i).min(outputs - 1);
+            scaled(acc[i / R][i % R], at.scale)
+        };
+        let bytes = finish.four_of_eight([value(0), value(1), value(2), value(3)]);
+        for i in 0..(outputs - first).min(4) {
+            let (column, row) = ((first + i) / R, (first + i) % R);
+            // SAFETY: the pixel is one of the columns and rows at hand, and has `channels` channels from here.
+            unsafe { put(at.to.add(column * at.steps_out[1] + row * at.steps_out[0]), quarter(bytes, i), at.channels) };
+        }
+    }
+    at.from = at.from.wrapping_add(COLUMNS * S * at.steps_in[1]);
+    at.to = at.to.wrapping_add(COLUMNS * at.steps_out[1]);
+    COLUMNS
 }
 
 /// Most row pairs that any supported window needs: 5x5 at stride 2 for two rows.
@@ -600,15 +686,34 @@ const PAIRS: usize = 4;
 unsafe fn row_pairs_at<const K: usize, const S: usize, const R: usize>(column: *const u8, row_stride: usize) -> [__m256i; PAIRS] {
     let rows = const { (R - 1) * S + K };
     let mut pairs = [_mm256_setzero_si256(); PAIRS];
-    for (p, pair) in pairs.iter_mut().enumerate().take(rows.div_ceil(2)) {
-        // SAFETY: rows 2p and, where there is one, 2p + 1 are among those of the contract.
-        unsafe {
-            let a = _mm_loadl_epi64(column.add(2 * p * row_stride).cast());
-            let b = if 2 * p + 1 < rows { _mm_loadl_epi64(column.add((2 * p + 1) * row_stride).cast()) } else { _mm_setzero_si128() };
-            *pair = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b));
+    for (p, pair) in pairs.iter_mut().enumerate() {
+        if 2 * p < rows {
+            // SAFETY: rows 2p and, where there is one, 2p + 1 are among those of the contract.
+            unsafe {
+                let a = column.add(2 * p * row_stride);
+                let b = if 2 * p + 1 < rows { column.add((2 * p + 1) * row_stride) } else { ZEROS.as_ptr() };
+                *pair = interleaved(a, b);
+            }
         }
     }
     pairs
+}
+
+static ZEROS: [u8; 8] = [0; 8];
+
+/// Eight bytes each of `a` and `b` as 16-bit numbers: a0 b0 a1 b1 ... Broadcasting loads put the bytes in both halves, so
+/// two shuffles are enough.
+///
+/// # Safety
+/// Eight bytes are readable at both.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn interleaved(a: *const u8, b: *const u8) -> __m256i {
+    const Z: i8 = -1;
+    let widen = _mm256_setr_epi8(0, Z, 1, Z, 2, Z, 3, Z, 4, Z, 5, Z, 6, Z, 7, Z, 8, Z, 9, Z, 10, Z, 11, Z, 12, Z, 13, Z, 14, Z, 15, Z);
+    // SAFETY: the function's contract.
+    let (a, b) = unsafe { (_mm256_set1_epi64x(a.cast::<i64>().read_unaligned()), _mm256_set1_epi64x(b.cast::<i64>().read_unaligned())) };
+    _mm256_shuffle_epi8(_mm256_unpacklo_epi8(a, b), widen)
 }
 
 /// Adds kernel column `kx` to one output column's sums.
@@ -635,11 +740,13 @@ unsafe fn accumulate<const K: usize, const S: usize, const R: usize>(
     };
     for (row, acc) in acc.iter_mut().enumerate() {
         let (first, end) = row_pairs(K, S, row);
-        for pair in &pairs[first..end] {
-            // SAFETY: `at < per_column`, `kx < K`.
-            let w = unsafe { _mm256_loadu_si256(weights.add(kx * per_column + at)) };
-            *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(*pair, w));
-            at += 1;
+        for (p, pair) in pairs.iter().enumerate() {
+            if p >= first && p < end {
+                // SAFETY: `at < per_column`, `kx < K`.
+                let w = unsafe { _mm256_loadu_si256(weights.add(kx * per_column + at)) };
+                *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(*pair, w));
+                at += 1;
+            }
         }
     }
 }
@@ -664,13 +771,12 @@ unsafe fn any_window(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Rang
                     let weights = dw.paired.as_slice().as_ptr().add(channel * dw.taps.len() * 2).cast::<__m256i>();
                     let from = input.as_ptr().add(window + channel);
                     for (i, &[a, b]) in dw.taps.iter().enumerate() {
-                        let (a, b) = (_mm_loadl_epi64(from.add(a).cast()), _mm_loadl_epi64(from.add(b).cast()));
-                        let pair = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b));
+                        let pair = interleaved(from.add(a), from.add(b));
                         acc = _mm256_add_epi32(acc, _mm256_madd_epi16(pair, _mm256_loadu_si256(weights.add(i))));
                     }
                     let done = scaled(acc, _mm256_loadu_ps(dw.scale.as_slice().as_ptr().add(channel)));
                     let to = output.as_mut_ptr().add(pixel + channel);
-                    put(to, finish.eight(done, done), DW_LANES.min(channels - channel));
+                    put(to, quarter(finish.four_of_eight([done; 4]), 0), DW_LANES.min(channels - channel));
                 }
             }
         }

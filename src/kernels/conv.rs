@@ -232,7 +232,7 @@ pub(crate) trait Kernel: Copy {
 #[derive(Clone, Debug)]
 enum Body {
     Dense { blocks: Vec<Block>, any_wide: bool },
-    Depthwise(Depthwise),
+    Depthwise(Box<Depthwise>),
 }
 
 /// A convolution packed for one instruction set.
@@ -410,7 +410,7 @@ impl Conv {
 
 fn body<K: Kernel>(_: K, params: &ConvParams) -> Result<Body, Error> {
     if params.is_depthwise() {
-        return Ok(Body::Depthwise(Depthwise::pack(params)?));
+        return Ok(Body::Depthwise(Box::new(Depthwise::pack(params)?)));
     }
     let mut blocks = Vec::new();
     let out_per_group = params.output.channels / params.groups;
