@@ -1,6 +1,7 @@
 //! The bounded queue between intake and inference: requests before sensor samples, one source's samples in order.
 
 use crate::config::problems::Checker;
+use crate::config::value::Size;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashSet, VecDeque};
 use std::hash::Hash;
@@ -32,8 +33,11 @@ pub struct LaneConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QueueConfig {
-    /// Requests from MQTT; they go before samples.
+    /// Requests from MQTT; they go before samples. Roomy by default: brokers are known to send more at once than the client
+    /// asked for, and the payloads are bounded by `request_bytes`.
     pub requests: LaneConfig,
+    /// Payload bytes of all waiting requests together; beyond, the lane counts as full. Default 32 MiB.
+    pub request_bytes: Size,
     /// Windows from the sensors.
     pub samples: LaneConfig,
 }
@@ -41,7 +45,8 @@ pub struct QueueConfig {
 impl Default for QueueConfig {
     fn default() -> QueueConfig {
         QueueConfig {
-            requests: LaneConfig { capacity: 64, when_full: WhenFull::RejectNew },
+            requests: LaneConfig { capacity: 16_384, when_full: WhenFull::RejectNew },
+            request_bytes: Size::mib(32),
             samples: LaneConfig { capacity: 16, when_full: WhenFull::DropOldest },
         }
     }
@@ -62,6 +67,12 @@ pub struct Depth {
     pub samples: usize,
 }
 
+/// A request that takes memory while it waits.
+pub trait Weighed {
+    /// Bytes of its payload.
+    fn bytes(&self) -> usize;
+}
+
 /// A sample that can be told from those of other sources, so that each source's stay in order.
 pub trait Sourced {
     type Source: Clone + Eq + Hash;
@@ -78,15 +89,23 @@ pub enum Taken<R, S> {
 /// The lanes themselves: pure, the locking is `Queue`'s.
 struct Lanes<R, S: Sourced> {
     requests: VecDeque<R>,
+    /// Payload bytes in `requests`.
+    bytes: u64,
     samples: VecDeque<S>,
     /// Sources with a sample in work.
     in_work: HashSet<S::Source>,
     config: QueueConfig,
 }
 
-impl<R, S: Sourced> Lanes<R, S> {
+impl<R: Weighed, S: Sourced> Lanes<R, S> {
+    fn pop_request(&mut self) -> Option<R> {
+        let request = self.requests.pop_front()?;
+        self.bytes -= request.bytes() as u64;
+        Some(request)
+    }
+
     fn take(&mut self) -> Option<Taken<R, S>> {
-        if let Some(request) = self.requests.pop_front() {
+        if let Some(request) = self.pop_request() {
             return Some(Taken::Request(request));
         }
         let next = self.samples.iter().position(|s| !self.in_work.contains(&s.source()))?;
@@ -113,21 +132,24 @@ pub struct Queue<R, S: Sourced> {
     ready: Condvar,
 }
 
-impl<R, S: Sourced> Queue<R, S> {
+impl<R: Weighed, S: Sourced> Queue<R, S> {
     pub fn new(config: QueueConfig) -> Queue<R, S> {
-        let lanes = Lanes { requests: VecDeque::new(), samples: VecDeque::new(), in_work: HashSet::new(), config };
+        let lanes = Lanes { requests: VecDeque::new(), bytes: 0, samples: VecDeque::new(), in_work: HashSet::new(), config };
         Queue { lanes: Mutex::new(lanes), ready: Condvar::new() }
     }
 
     /// Puts a request in; gives back the one that found no place, this or the oldest.
     pub fn offer_request(&self, request: R) -> Option<R> {
         let mut lanes = self.lock();
-        let LaneConfig { capacity, when_full } = lanes.config.requests;
-        let full = lanes.requests.len() >= capacity;
+        let QueueConfig { requests: LaneConfig { capacity, when_full }, request_bytes, .. } = lanes.config;
+        let weight = request.bytes() as u64;
+        // A request larger than the bound still has its turn, alone.
+        let full = lanes.requests.len() >= capacity || (lanes.bytes > 0 && lanes.bytes + weight > request_bytes.0);
         if full && when_full == WhenFull::RejectNew {
             return Some(request);
         }
-        let oldest = if full { lanes.requests.pop_front() } else { None };
+        let oldest = if full { lanes.pop_request() } else { None };
+        lanes.bytes += weight;
         lanes.requests.push_back(request);
         self.ready.notify_one();
         oldest
@@ -192,6 +214,12 @@ impl<R, S: Sourced> Queue<R, S> {
 mod tests {
     use super::*;
 
+    impl Weighed for u32 {
+        fn bytes(&self) -> usize {
+            *self as usize
+        }
+    }
+
     #[derive(Debug, PartialEq, Eq, Clone)]
     struct Reading(&'static str, u32);
 
@@ -229,6 +257,15 @@ mod tests {
         }
         assert_eq!(q.offer_sample(Reading("a", 2)), Some(Reading("a", 0)));
         assert_eq!(q.depth(), Depth { requests: 1, samples: 2 });
+    }
+
+    #[test]
+    fn waiting_payloads_are_bounded_in_bytes() {
+        let q = queue(9, 1);
+        q.reconfigure(QueueConfig { request_bytes: Size(10), ..QueueConfig::default() });
+        assert_eq!([q.offer_request(11), q.offer_request(1)], [None, Some(1)]);
+        assert_eq!(q.take(), Some(Taken::Request(11)));
+        assert_eq!([q.offer_request(6), q.offer_request(4), q.offer_request(1)], [None, None, Some(1)]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::governor::Pace;
 use crate::metrics::Metrics;
 use crate::mqtt::{Message, Topics};
 use crate::progress::Progress;
-use crate::queue::{Queue, Sourced};
+use crate::queue::{Queue, Sourced, Weighed};
 use crate::registry::Registry;
 use crate::request::{Request, Ticket};
 use crate::source::Sample;
@@ -19,6 +19,12 @@ impl Sourced for Sample {
 
     fn source(&self) -> Arc<str> {
         self.source.clone()
+    }
+}
+
+impl Weighed for Request {
+    fn bytes(&self) -> usize {
+        self.payload.len()
     }
 }
 

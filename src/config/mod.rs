@@ -223,3 +223,42 @@ fn read(path: &Path) -> Result<String, String> {
     }
     std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const README: &str = include_str!("../../README.md");
+
+    /// The README's annotated file.
+    fn annotated() -> &'static str {
+        README.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap()
+    }
+
+    /// Every key that a value writes, as paths without indices.
+    fn keys(path: &str, value: &toml::Value, found: &mut HashSet<String>) {
+        match value {
+            toml::Value::Table(table) => table.iter().for_each(|(key, value)| keys(&format!("{path}.{key}"), value, found)),
+            _ => drop(found.insert(path.to_string())),
+        }
+    }
+
+    #[test]
+    fn the_annotated_file_has_every_key_and_the_codes_defaults() {
+        let config = Config::parse(annotated()).unwrap();
+        let shown = Config { models: Vec::new(), sources: Vec::new(), ..config.clone() };
+        assert_eq!(shown, Config::default());
+        assert_eq!(config.models[0].limits, crate::engine::Limits::default());
+        let (mut written, mut known) = (HashSet::new(), HashSet::new());
+        keys("", &toml::from_str(annotated()).unwrap(), &mut written);
+        keys("", &toml::Value::try_from(Config::default()).unwrap(), &mut known);
+        let missing: Vec<_> = known.difference(&written).filter(|key| ![".node", ".model", ".source"].contains(&key.as_str())).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn the_annotated_files_optional_keys_exist() {
+        let all = annotated().replace("#: ", "").replace("credential = ", "# ").replace("lighter = \"vibration-small\"", "");
+        Config::parse(&all).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    }
+}

@@ -5,11 +5,11 @@ mod binary;
 mod clock;
 mod text;
 
+use super::SourceKind;
 use super::element::Element;
 use super::lines::LineFormat;
 use super::reader::{Fill, Reader};
 use super::stream::{Batch, Rows, Source, SourceError};
-use super::SourceKind;
 use crate::config::problems::Checker;
 use crate::tensor::Tensor;
 use binary::Binary;

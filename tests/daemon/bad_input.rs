@@ -11,7 +11,11 @@ const DIGITS: &str = "jouled/pi/model/digits/infer";
 fn png_bomb() -> Vec<u8> {
     let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
     png.extend(60_000u32.to_be_bytes().repeat(2));
-    png.extend([8, 0, 0, 0, 0, 0, 0, 0, 0]);
+    png.extend([8, 0, 0, 0, 0]);
+    // The CRC-32 of the chunk.
+    png.extend(0xa5b9_2a9e_u32.to_be_bytes());
+    png.extend(b"\0\0\0\x20IDAT");
+    png.extend([0; 64]);
     png
 }
 

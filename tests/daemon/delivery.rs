@@ -61,8 +61,7 @@ fn ten_thousand_requests_survive_a_broker_restart_and_a_killed_daemon() {
     let peer = Peer::connect(broker.port, "listener");
     peer.subscribe("answers/#");
     peer.subscribe("jouled/pi/status");
-    // The queue holds all that the broker may send at once, so that nothing is refused as busy.
-    let mut board = Board::start(&config(broker.port, "[queue.requests]\ncapacity = 64\nwhen_full = \"reject-new\"\n"));
+    let mut board = Board::start(&config(broker.port, ""));
     peer.next_on("jouled/pi/status");
     let (seen, port) = (Arc::new(AtomicUsize::new(0)), broker.port);
     let answers = std::thread::scope(|scope| {
