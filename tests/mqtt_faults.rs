@@ -388,7 +388,8 @@ fn a_message_whose_acknowledgement_breaks_the_protocol_is_found_and_given_up() {
                 taken.push(message.text);
             }
         }
-        assert!(handle.stats().connections < 20, "no end");
+        // On a busy machine a moment can pass before a message comes: a bound against no end, not a speed.
+        assert!(handle.stats().connections < 200, "no end");
     }
     assert_eq!(handle.stats().dropped.refused, 1);
 }
