@@ -4,6 +4,7 @@ use crate::board::{Board, answer, ask, config, digit};
 use crate::support::PATIENCE;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::peer::Peer;
+use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use serde_json::Value;
 use std::time::Instant;
 
@@ -55,4 +56,30 @@ fn until(peer: &Peer, wanted: impl Fn(&Value) -> bool) -> Value {
         }
     }
     panic!("no answer was as wanted");
+}
+
+#[test]
+fn a_request_that_expires_while_the_pace_holds_it_back_is_told_so() {
+    let broker = Mosquitto::start("");
+    let peer = Peer::connect(broker.port, "peer");
+    for filter in ["jouled/pi/status", "answers/#"] {
+        peer.subscribe(filter);
+    }
+    let board = Board::start(&config(broker.port, &HOT.replace("5.0", "0.1")));
+    board.sysfs("sys/class/thermal/thermal_zone0/type", "cpu-thermal\n");
+    board.sysfs("sys/class/thermal/thermal_zone0/temp", "85000\n");
+    peer.next_on("jouled/pi/status");
+    // One inference every 10 s, soon: the first answers come at once, then a request waits longer than it lives.
+    let end = Instant::now() + 2 * PATIENCE;
+    loop {
+        assert!(Instant::now() < end, "nothing expired");
+        let properties = PublishProperties { message_expiry_interval: Some(1), ..ask("e") };
+        peer.publish("jouled/pi/model/digits/infer", digit(2), properties);
+        let (body, correlation) = answer(&peer);
+        assert_eq!(correlation, "e");
+        if let Some(error) = body.get("error") {
+            assert_eq!(error["code"], "expired", "{body}");
+            break;
+        }
+    }
 }
