@@ -5,7 +5,7 @@
 
 use super::depthwise::Depthwise;
 use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack};
-use super::{AddQuant, Error, Isa, Layout, OutputQuant, SLACK, check_multiplier, load, store};
+use super::{AddQuant, Error, Isa, Layout, OutputQuant, SLACK, check_multiplier, load, store, with_kernel};
 use std::ops::Range;
 
 /// A convolution as the model states it, with the layouts that the planner chose.
@@ -193,6 +193,7 @@ impl Strip<'_> {
     }
 
     /// True where a requantized value may exceed 32 bits before it is clamped.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
     pub fn is_loud(&self) -> bool {
         self.block.loud || self.residual.as_ref().is_some_and(|r| r.add.is_loud())
     }
@@ -260,11 +261,7 @@ impl Conv {
     /// Checks `params` and packs them for `isa`.
     pub fn prepare(isa: Isa, params: &ConvParams) -> Result<Conv, Error> {
         params.check()?;
-        let body = match isa {
-            Isa::Portable(k) => body(k, params)?,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(k) => body(k, params)?,
-        };
+        let body = with_kernel!(isa, k => body(k, params)?);
         let kernel_rows = (params.kernel[0] - 1) * params.dilation[0] + 1;
         let row = params.input.row_stride();
         let rows = (CHUNK_ELEMENTS / row).saturating_sub(kernel_rows) / params.stride[0] + 1;
@@ -327,11 +324,7 @@ impl Conv {
     pub fn run(&self, input: &[u8], output: &mut [u8], rows: Range<usize>, residual: Option<&[u8]>, scratch: &mut [u8]) {
         assert!(rows.start < rows.end && rows.end <= self.output.height, "rows {rows:?} of {}", self.output.height);
         assert!(input.len() >= self.input.bytes() && output.len() >= self.output.rows(rows.clone()).len());
-        match self.isa {
-            Isa::Portable(k) => self.run_on(k, input, output, rows.clone(), residual, scratch),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(k) => self.run_on(k, input, output, rows.clone(), residual, scratch),
-        }
+        with_kernel!(self.isa, k => self.run_on(k, input, output, rows.clone(), residual, scratch));
         let zero = self.residual.map_or(self.quant.zero_point, |(add, _)| add.output.zero_point);
         self.output.fill_border(rows, output, store(zero));
     }

@@ -23,7 +23,10 @@ pub(crate) struct Depthwise {
     pub input: Layout,
     pub output: Layout,
     pub quant: OutputQuant,
+    /// Height of the window and its vertical stride.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "loops for one window each are x86's only"))]
     pub kernel: usize,
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "as the kernel"))]
     pub stride: usize,
     /// Input byte of the first window, and bytes from one window to the next: down, right.
     pub origin: usize,
@@ -31,7 +34,11 @@ pub(crate) struct Depthwise {
     /// Input bytes of the two taps of each pair, from the window's first.
     pub taps: Vec<[usize; 2]>,
     pub paired: Aligned<i16>,
+    /// `[lane block][tap pair][tap][lane]`, where every weight is above -128 and below 128.
+    #[cfg(target_arch = "aarch64")]
+    pub narrow: Option<Aligned<i8>>,
     /// True where `acc * scale` may exceed 32 bits.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
     pub loud: bool,
     /// For one and for two output rows at a time; `None` where the window is not square and small.
     pub sliding: Option<[Aligned<i16>; 2]>,
@@ -68,6 +75,8 @@ impl Depthwise {
             steps: params.steps(),
             taps: tap_pairs(params),
             paired: Aligned::new(&paired(&weights, padded)),
+            #[cfg(target_arch = "aarch64")]
+            narrow: narrow(&paired(&weights, padded)),
             loud,
             sliding: is_sliding(params).then(|| [1, 2].map(|rows| Aligned::new(&sliding(params, &weights, padded, rows)))),
             bias: Aligned::new(&bias),
@@ -108,6 +117,14 @@ fn paired(weights: &[Vec<i16>], padded: usize) -> Vec<i16> {
         }
     }
     out
+}
+
+/// From `[lane][2]` to `[2][lane]`, in bytes.
+#[cfg(target_arch = "aarch64")]
+fn narrow(paired: &[i16]) -> Option<Aligned<i8>> {
+    let fits = paired.iter().all(|w| (-127..=127).contains(w));
+    let pair = |pair: &[i16]| [0, 1].map(|tap| std::array::from_fn::<i8, DW_LANES, _>(|lane| pair[2 * lane + tap] as i8));
+    fits.then(|| Aligned::new(paired.chunks_exact(2 * DW_LANES).flat_map(pair).collect::<Vec<_>>().as_flattened()))
 }
 
 /// Row pairs that output row `row` of a group meets.

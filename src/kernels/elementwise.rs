@@ -2,7 +2,7 @@
 
 use super::conv::Kernel;
 use super::conv::equal;
-use super::{AddQuant, Error, Isa, Layout, load, store};
+use super::{AddQuant, Error, Isa, Layout, load, store, with_kernel};
 use std::ops::Range;
 
 /// The sum of two quantized tensors of one shape (or their difference: a negative ratio).
@@ -37,11 +37,7 @@ impl Add {
                 let length = count * self.output.channels;
                 let to = self.output.offset(y, x) - base;
                 let (a, b) = (&a[self.a.offset(y, x)..][..length], &b[self.b.offset(y, x)..][..length]);
-                match self.isa {
-                    Isa::Portable(k) => k.add(&self.quant, a, b, &mut output[to..to + length]),
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2(k) => k.add(&self.quant, a, b, &mut output[to..to + length]),
-                }
+                with_kernel!(self.isa, k => k.add(&self.quant, a, b, &mut output[to..to + length]));
             }
         }
         self.output.fill_border(rows, output, store(self.quant.output.zero_point));

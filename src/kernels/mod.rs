@@ -34,6 +34,10 @@ mod requant;
 #[allow(unsafe_code)]
 mod avx2;
 
+#[cfg(target_arch = "aarch64")]
+#[allow(unsafe_code)]
+mod neon;
+
 #[cfg(test)]
 mod suite;
 
@@ -72,7 +76,28 @@ pub enum Isa {
     Portable(portable::Portable),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon),
+    #[cfg(target_arch = "aarch64")]
+    Dotprod(neon::Dotprod),
 }
+
+/// `with_kernel!(isa, k => expression)`: the expression with `k` the instruction set's own type, so that it is compiled once
+/// for each. A new instruction set is one line here, one above, and two below.
+macro_rules! with_kernel {
+    ($isa:expr, $kernel:ident => $body:expr) => {
+        match $isa {
+            $crate::kernels::Isa::Portable($kernel) => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernels::Isa::Avx2($kernel) => $body,
+            #[cfg(target_arch = "aarch64")]
+            $crate::kernels::Isa::Neon($kernel) => $body,
+            #[cfg(target_arch = "aarch64")]
+            $crate::kernels::Isa::Dotprod($kernel) => $body,
+        }
+    };
+}
+pub(crate) use with_kernel;
 
 impl Isa {
     /// Every instruction set that this CPU supports, the fastest first.
@@ -80,6 +105,8 @@ impl Isa {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         all.extend(avx2::Avx2::new().map(Isa::Avx2));
+        #[cfg(target_arch = "aarch64")]
+        all.extend(neon::Dotprod::new().map(Isa::Dotprod).into_iter().chain(neon::Neon::new().map(Isa::Neon)));
         all.push(Isa::Portable(portable::Portable));
         all
     }
@@ -95,17 +122,17 @@ impl Isa {
             Isa::Portable(_) => "portable",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(_) => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon(_) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Dotprod(_) => "dotprod",
         }
     }
 
     /// Multiply-accumulates that `iterations` of a register-only loop of this instruction set's int8 multiplications make,
     /// after running it: time the call, and the quotient is the peak that layers are compared with.
     pub fn peak_loop(self, iterations: usize) -> usize {
-        match self {
-            Isa::Portable(k) => k.peak_loop(iterations),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(k) => k.peak_loop(iterations),
-        }
+        with_kernel!(self, k => k.peak_loop(iterations))
     }
 }
 

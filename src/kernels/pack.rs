@@ -13,7 +13,8 @@
 //! Narrow loops of x86 add two byte products in 16 bits. That cannot saturate when in every adjacent pair of a lane the
 //! positive weights sum to at most 128 and the negative magnitudes too (255 * 128 <= 32767). A group that breaks the rule is
 //! **split**: half of each offending weight stays, the rest goes to a further run over the same input bytes. Blocks with many
-//! such groups, or with weights beyond 8 bits, are packed wide, which is always exact.
+//! such groups, or with weights beyond 8 bits, are packed wide, which is always exact. ARM's rules are milder: see
+//! [`NarrowRule`].
 //!
 //! The input's zero point is folded into the bias, the requantization factors lie beside it, both in lane order.
 
@@ -30,10 +31,13 @@ const SPLIT_LIMIT: f32 = 0.25;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NarrowRule {
     /// For every 8-bit weight.
-    #[allow(dead_code, reason = "the rule of ARM and of the portable loop")]
     Always,
-    /// When adjacent pairs keep the sum of products in 16 bits.
+    /// When adjacent pairs keep the sum of products in 16 bits, inputs being 0..=255.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the rule of one instruction set"))]
     Pairs,
+    /// When no weight is -128: two products of int8 then fit 16 bits.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "the rule of one instruction set"))]
+    NoMinimum,
 }
 
 /// `groups * GROUP` input bytes from `offset`, which counts from the window's first byte.
@@ -84,6 +88,7 @@ pub(crate) struct Block {
     runs: Vec<Run>,
     weights: Weights,
     /// True where `acc * scale` may exceed 32 bits.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
     pub loud: bool,
     order: [usize; LANES],
     /// In lane order; lanes past `columns` are zero.
@@ -211,11 +216,11 @@ fn groups(stretches: &[Stretch], columns: &[Vec<i16>], order: &[usize]) -> Vec<G
 /// Narrow where it is exact and worth it, else wide.
 fn choose(rule: NarrowRule, stretches: &[Stretch], mut groups: Vec<Group>) -> (Vec<Run>, Weights) {
     let fits = groups.iter().flat_map(|g| &g.weights).all(|&w| i8::try_from(w).is_ok());
-    let broken = if rule == NarrowRule::Pairs { groups.iter().filter(|g| !keeps_rule(g)).count() } else { 0 };
+    let broken = groups.iter().filter(|g| !keeps_rule(rule, g)).count();
     if !fits || broken as f32 > SPLIT_LIMIT * groups.len() as f32 {
         return (runs(stretches, &[]), Weights::Wide(Aligned::new(&wide(&groups))));
     }
-    let rest: Vec<Group> = if broken == 0 { Vec::new() } else { groups.iter_mut().filter_map(split).collect() };
+    let rest: Vec<Group> = if broken == 0 { Vec::new() } else { groups.iter_mut().filter_map(|g| split(rule, g)).collect() };
     let runs = runs(stretches, &rest);
     let narrow: Vec<i8> = groups.iter().chain(&rest).flat_map(|g| &g.weights).map(|&w| w as i8).collect();
     (runs, Weights::Narrow(Aligned::new(&narrow)))
@@ -242,19 +247,23 @@ fn wide(groups: &[Group]) -> Vec<i16> {
 /// Largest sum of one sign in a pair whose products with a byte stay in 16 bits.
 const PAIR_LIMIT: i16 = 128;
 
-fn pair_fits(a: i16, b: i16) -> bool {
-    a.max(0) + b.max(0) <= PAIR_LIMIT && a.min(0) + b.min(0) >= -PAIR_LIMIT
+fn pair_fits(rule: NarrowRule, a: i16, b: i16) -> bool {
+    match rule {
+        NarrowRule::Always => true,
+        NarrowRule::Pairs => a.max(0) + b.max(0) <= PAIR_LIMIT && a.min(0) + b.min(0) >= -PAIR_LIMIT,
+        NarrowRule::NoMinimum => a.min(b) > i16::from(i8::MIN),
+    }
 }
 
-fn keeps_rule(group: &Group) -> bool {
-    group.weights.chunks_exact(2).all(|pair| pair_fits(pair[0], pair[1]))
+fn keeps_rule(rule: NarrowRule, group: &Group) -> bool {
+    group.weights.chunks_exact(2).all(|pair| pair_fits(rule, pair[0], pair[1]))
 }
 
 /// Halves every offending pair in place and returns the other halves; `None` where none offends.
-fn split(group: &mut Group) -> Option<Group> {
+fn split(rule: NarrowRule, group: &mut Group) -> Option<Group> {
     let mut rest = vec![0; group.weights.len()];
     for (pair, rest) in group.weights.chunks_exact_mut(2).zip(rest.chunks_exact_mut(2)) {
-        if !pair_fits(pair[0], pair[1]) {
+        if !pair_fits(rule, pair[0], pair[1]) {
             for (weight, rest) in pair.iter_mut().zip(rest) {
                 *rest = *weight - *weight / 2;
                 *weight /= 2;
@@ -308,17 +317,16 @@ mod tests {
             weights in (1..20usize, 2..40usize, 1..256i16).prop_flat_map(|(columns, length, top)| {
                 prop::collection::vec(prop::collection::vec(-top..=top, length), columns.min(LANES))
             }),
-            pairs: bool,
+            rule in prop::sample::select(vec![NarrowRule::Always, NarrowRule::Pairs, NarrowRule::NoMinimum]),
         ) {
-            let rule = if pairs { NarrowRule::Pairs } else { NarrowRule::Always };
             let block = block(rule, &weights);
             let half = weights[0].len() / 2;
             for (lane, column) in weights.iter().enumerate() {
                 let placed = column.iter().enumerate().map(|(i, &w)| (if i < half { i } else { i + 9 }, i32::from(w)));
                 prop_assert_eq!(unpack(&block, lane), placed.filter(|(_, w)| *w != 0).collect());
             }
-            if let (Weights::Narrow(w), true) = (block.weights(), pairs) {
-                prop_assert!(w.as_slice().chunks_exact(2).all(|p| pair_fits(p[0].into(), p[1].into())));
+            if let Weights::Narrow(w) = block.weights() {
+                prop_assert!(w.as_slice().chunks_exact(2).all(|p| pair_fits(rule, p[0].into(), p[1].into())));
             }
         }
     }
