@@ -109,7 +109,7 @@ pub trait SourceKind {
     /// Reports problems of the kind's own keys, which lie in the same table as `name` and `window`.
     fn check(&self, at: &mut Checker);
 
-    /// Opens the device or file, which may wait for hardware but never for data. Absolute paths are taken below `root`.
+    /// Opens the device or file, which may wait for hardware but never for data. Devices are taken below `root`, recordings not.
     fn open(&self, root: &Path) -> Result<Box<dyn Source>, SourceError>;
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 fn windows_overlap_by_the_hop_and_count_up() {
     let tree = tempfile::tempdir().unwrap();
     fs::write(tree.path().join("a.csv"), "t,x,y\n0,1,2\n0.001,3,4\n0.002,5,6\n0.003,7,8\n").unwrap();
-    let rig = run("kind = \"replay\"\npath = \"/a.csv\"\nwindow = 2\nhop = 1", tree.path());
+    let rig = run("kind = \"replay\"\npath = \"a.csv\"\nwindow = 2\nhop = 1", tree.path());
     let samples: Vec<_> = (0..3).map(|_| rig.sample()).collect();
     for (n, sample) in samples.iter().enumerate() {
         assert_eq!((&*sample.source, sample.sequence, sample.data.shape()), ("motor", n as u64, &[2, 2][..]));
@@ -26,7 +26,7 @@ fn windows_overlap_by_the_hop_and_count_up() {
 #[test]
 fn a_source_that_is_missing_at_the_start_is_found_when_it_appears() {
     let tree = tempfile::tempdir().unwrap();
-    let rig = run("kind = \"replay\"\npath = \"/a.csv\"\npace = \"as-fast-as-possible\"", tree.path());
+    let rig = run("kind = \"replay\"\npath = \"a.csv\"\npace = \"as-fast-as-possible\"", tree.path());
     let status = rig.fails_with("a.csv");
     assert!(status.retries >= 1);
     // Whole at once, as a device appears.
@@ -42,9 +42,9 @@ fn a_hung_source_stops_and_delays_no_other() {
     let tree = tempfile::tempdir().unwrap();
     mkfifoat(CWD, tree.path().join("hung.csv"), Mode::RUSR | Mode::WUSR).unwrap();
     fs::write(tree.path().join("a.csv"), "1\n2\n3\n").unwrap();
-    let hung = run("kind = \"replay\"\npath = \"/hung.csv\"", tree.path());
+    let hung = run("kind = \"replay\"\npath = \"hung.csv\"", tree.path());
     hung.wait(|s| s.state == State::Running);
-    let other = run("kind = \"replay\"\npath = \"/a.csv\"\nrate = 1000.0\nloop = true", tree.path());
+    let other = run("kind = \"replay\"\npath = \"a.csv\"\nrate = 1000.0\nloop = true", tree.path());
     assert_eq!(other.values(4), [1.0, 2.0, 3.0, 1.0]);
     assert_eq!(hung.handle.status().windows, 0);
     hung.end();
@@ -55,7 +55,7 @@ fn a_hung_source_stops_and_delays_no_other() {
 fn a_silent_source_is_opened_again_after_its_timeout() {
     let tree = tempfile::tempdir().unwrap();
     mkfifoat(CWD, tree.path().join("silent.csv"), Mode::RUSR | Mode::WUSR).unwrap();
-    let rig = run("kind = \"replay\"\npath = \"/silent.csv\"\ntimeout = \"1ms\"", tree.path());
+    let rig = run("kind = \"replay\"\npath = \"silent.csv\"\ntimeout = \"1ms\"", tree.path());
     rig.fails_with("gave nothing");
     rig.wait(|s| s.retries >= 2);
     rig.end();
@@ -65,7 +65,8 @@ fn a_silent_source_is_opened_again_after_its_timeout() {
 fn a_sink_that_drops_is_counted_and_does_not_stop_the_source() {
     let tree = tempfile::tempdir().unwrap();
     fs::write(tree.path().join("a.csv"), "1\n2\nhello\n3\n").unwrap();
-    let config = config("kind = \"replay\"\npath = \"/a.csv\"\npace = \"as-fast-as-possible\"");
+    let mut config = config("kind = \"replay\"\npath = \"a.csv\"\npace = \"as-fast-as-possible\"");
+    config.resolve(tree.path());
     let (sender, sequences) = std::sync::mpsc::channel();
     let sink = move |sample: jouled::source::Sample| {
         sender.send(sample.sequence).unwrap();
@@ -83,7 +84,8 @@ fn a_sink_that_drops_is_counted_and_does_not_stop_the_source() {
 fn a_sink_that_panics_ends_its_source_only() {
     let tree = tempfile::tempdir().unwrap();
     fs::write(tree.path().join("a.csv"), "1\n").unwrap();
-    let config = config("kind = \"replay\"\npath = \"/a.csv\"\npace = \"as-fast-as-possible\"");
+    let mut config = config("kind = \"replay\"\npath = \"a.csv\"\npace = \"as-fast-as-possible\"");
+    config.resolve(tree.path());
     let handle = start(config, tree.path(), |_| -> Offered { panic!("on purpose") }).unwrap();
     for _ in 0..1000 {
         if handle.status().state == State::Ended {
@@ -104,12 +106,12 @@ fn ready_windows_keep_their_type_and_refuse_a_window() {
     npy.extend(text.as_bytes());
     npy.extend([0, 1, 2, 3, 4, 5, 6, 7]);
     fs::write(tree.path().join("a.npy"), npy).unwrap();
-    let rig = run("kind = \"replay\"\npath = \"/a.npy\"\nrate = 500.0", tree.path());
+    let rig = run("kind = \"replay\"\npath = \"a.npy\"\nrate = 500.0", tree.path());
     let sample = rig.sample();
     assert_eq!((sample.data.dtype(), sample.data.shape(), sample.data.bytes()), (Dtype::Uint8, &[2, 2][..], &[0u8, 1, 2, 3][..]));
     assert_eq!(rig.sample().sequence, 1);
     rig.end();
-    let rig = run("kind = \"replay\"\npath = \"/a.npy\"\nrate = 500.0\nwindow = 4", tree.path());
+    let rig = run("kind = \"replay\"\npath = \"a.npy\"\nrate = 500.0\nwindow = 4", tree.path());
     rig.fails_with("expected window = 1, found 4");
     rig.end();
 }

@@ -30,7 +30,9 @@ pub struct Rig {
 pub fn run(toml: &str, root: &Path) -> Rig {
     let (sender, samples) = channel();
     let sink = move |sample| if sender.send(sample).is_ok() { Offered::Accepted } else { Offered::Dropped };
-    Rig { handle: start(config(toml), root, sink).unwrap(), samples }
+    let mut config = config(toml);
+    config.resolve(root);
+    Rig { handle: start(config, root, sink).unwrap(), samples }
 }
 
 impl Rig {
