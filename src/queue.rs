@@ -188,6 +188,23 @@ impl<R: Weighed, S: Sourced> Queue<R, S> {
         self.lock().take()
     }
 
+    /// Whether a waiting request is `wanted`.
+    pub fn any_request(&self, wanted: impl Fn(&R) -> bool) -> bool {
+        self.lock().requests.iter().any(wanted)
+    }
+
+    /// Takes all waiting requests that are `wanted`, out of turn.
+    pub fn take_requests(&self, wanted: impl Fn(&R) -> bool) -> Vec<R> {
+        let mut lanes = self.lock();
+        let (mut taken, mut left) = (Vec::new(), VecDeque::new());
+        for request in std::mem::take(&mut lanes.requests) {
+            if wanted(&request) { taken.push(request) } else { left.push_back(request) }
+        }
+        lanes.bytes -= taken.iter().map(|r| r.bytes() as u64).sum::<u64>();
+        lanes.requests = left;
+        taken
+    }
+
     /// Opens `source` again, once its sample in work has been answered.
     pub fn finish(&self, source: &S::Source) {
         self.lock().in_work.remove(source);
@@ -266,6 +283,18 @@ mod tests {
         assert_eq!([q.offer_request(11), q.offer_request(1)], [None, Some(1)]);
         assert_eq!(q.take(), Some(Taken::Request(11)));
         assert_eq!([q.offer_request(6), q.offer_request(4), q.offer_request(1)], [None, None, Some(1)]);
+    }
+
+    #[test]
+    fn requests_can_be_taken_out_of_turn() {
+        let q = queue(9, 1);
+        for i in 1..=4 {
+            q.offer_request(i);
+        }
+        assert!(q.any_request(|r| *r == 4));
+        assert_eq!(q.take_requests(|r| r % 2 == 0), [2, 4]);
+        assert!(!q.any_request(|r| *r == 4));
+        assert_eq!((q.take(), q.take(), q.take()), (Some(Taken::Request(1)), Some(Taken::Request(3)), None));
     }
 
     #[test]

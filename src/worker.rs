@@ -88,8 +88,8 @@ impl Worker {
     /// Waits for leave, then takes whatever is most urgent by then.
     fn next(&mut self) {
         let (shared, last) = (self.shared.clone(), self.last_inference);
-        let asked = Instant::now();
-        let Some(permit) = self.place.acquire(|| shared.stopping() || last.elapsed() > shared.patience) else { return };
+        let give_up = || shared.stopping() || last.elapsed() > shared.patience || shared.queue.any_request(is_late);
+        let Some(permit) = self.place.acquire(give_up) else { return self.answer_late() };
         let Some(work) = self.shared.queue.take() else { return };
         let waited = permit.waited >= NOTABLE_WAIT;
         if waited {
@@ -108,7 +108,20 @@ impl Worker {
                 self.shared.queue.finish(&sample.source);
             }
         }
-        log::trace!("worker {}: {:?} from permit to answer", self.index, asked.elapsed());
+    }
+
+    /// Answers requests whose deadline has passed at once, not only when the pace would allow an inference.
+    fn answer_late(&self) {
+        for request in self.shared.queue.take_requests(is_late) {
+            self.shared.metrics.add(Count::Errors);
+            let rejection = self.expired(&request);
+            self.outlet.answer(request.ticket, refuse(&request, &rejection));
+        }
+    }
+
+    fn expired(&self, request: &Request) -> Rejection {
+        self.shared.metrics.add(Count::Expired);
+        Rejection::new(Code::Expired, format!("the message expired; it waited {:.3} s", request.received.elapsed().as_secs_f64()))
     }
 
     fn answer_request(&mut self, request: &Request, mut journey: Journey, permit: Permit) {
@@ -138,14 +151,8 @@ impl Worker {
 
     /// Decodes and infers; the id goes to the asker as soon as it is known.
     fn on_request(&mut self, request: &Request, asker: &mut Asker, journey: &mut Journey) -> Result<(Answer, Arc<Loaded>), Rejection> {
-        if let Some(late) = request.deadline.and_then(|d| Instant::now().checked_duration_since(d)) {
-            self.shared.metrics.add(Count::Expired);
-            let message = format!(
-                "the message expired {:.3} s before its turn; it waited {:.3} s",
-                late.as_secs_f64(),
-                journey.timing.queue.as_secs_f64()
-            );
-            return Err(Rejection::new(Code::Expired, message));
+        if is_late(request) {
+            return Err(self.expired(request));
         }
         let start = Instant::now();
         let loaded = self.loaded(&request.model)?;
@@ -245,6 +252,11 @@ impl Worker {
         self.last_inference = Instant::now();
         self.shared.progress.finished(self.index);
     }
+}
+
+/// Whether the request's deadline has passed.
+fn is_late(request: &Request) -> bool {
+    request.deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
 /// The rejection for a model that is not there.

@@ -79,6 +79,10 @@ fn a_request_that_expires_while_the_pace_holds_it_back_is_told_so() {
         assert_eq!(correlation, "e");
         if let Some(error) = body.get("error") {
             assert_eq!(error["code"], "expired", "{body}");
+            let message = error["message"].as_str().unwrap();
+            let waited: f64 = message.split_whitespace().rev().nth(1).unwrap().parse().unwrap();
+            // Told when it expires, not when the pace would have let it run, 10 s later.
+            assert!((0.9..5.0).contains(&waited), "{message}");
             break;
         }
     }
