@@ -8,7 +8,7 @@ use crate::mqtt::{self, Message, Topics};
 use crate::notify::Notifier;
 use crate::progress::Progress;
 use crate::queue::Queue;
-use crate::registry::{Registry, Unusable};
+use crate::registry::{Registry, Unusable, reasons};
 use crate::rejection::{Code, Rejection};
 use crate::reports::{self, Info, Stats};
 use crate::request::Ticket;
@@ -53,7 +53,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refused::Configuration(e) => e.fmt(f),
-            Refused::Models(unusable) => f.write_str(&unusable.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+            Refused::Models(unusable) => f.write_str(&reasons(unusable, "\n")),
             Refused::NeedsRestart(keys) => write!(f, "only a restart can change {}", keys.join(", ")),
             Refused::System(why) => f.write_str(why),
         }
@@ -153,14 +153,14 @@ impl Daemon {
     }
 
     fn tick(&mut self) {
-        let setup = self.shared.setup();
-        let stats = self.stats(&setup);
-        self.shared.set_joules(stats.governor.joules_per_inference);
-        self.notifier.status(&reports::status_line(&stats));
+        let (governor, mqtt) = (self.governor.status(), self.mqtt.stats());
+        self.shared.set_joules(governor.joules_per_inference);
+        let (counts, depth) = (&self.shared.metrics, self.shared.queue.depth());
+        self.notifier.status(&reports::status_line(self.started.elapsed(), counts, depth, &governor, &mqtt));
         self.notifier.alive(&self.shared.progress);
-        let report = (Instant::now() >= self.next_stats).then(|| to_json(&stats));
-        if let Some(report) = report {
+        if Instant::now() >= self.next_stats {
             self.next_stats = Instant::now() + self.config.stats.period.0;
+            let report = to_json(&self.stats(&self.shared.setup()));
             self.publish_stats(report);
         }
     }

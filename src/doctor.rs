@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::governor::{Probe, probe};
-use crate::registry::Registry;
+use crate::registry::{Registry, reasons};
 use crate::source::SourceConfig;
 use serde::Serialize;
 use std::fmt;
@@ -113,7 +113,7 @@ fn examine(config: &Config, root: &Path) -> Vec<Finding> {
     let model = |m: &crate::config::model::ModelConfig| {
         let alone = crate::config::model::ModelConfig { lighter: None, ..m.clone() };
         let loaded = Registry::load(&[alone]).map(|_| "loads".to_string());
-        Finding::new(format!("model {}", m.name), loaded.map_err(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
+        Finding::new(format!("model {}", m.name), loaded.map_err(|e| reasons(&e, "; ")))
     };
     let source = |s: &SourceConfig| {
         Finding::new(format!("source {}", s.name), s.probe(root).map(|()| "opens".to_string()).map_err(|e| e.to_string()))

@@ -6,6 +6,13 @@ use std::time::Duration;
 /// Inferences that the percentiles look back on.
 const WINDOW: usize = 512;
 
+/// The smallest of the sorted values that at least `percent` of all do not exceed; the smallest of all for 0. The default for
+/// no values.
+pub fn nearest_rank<T: Copy + Default>(sorted: &[T], percent: usize) -> T {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or_default()
+}
+
 /// The most recent durations, in a ring.
 pub struct Latencies {
     ring: Vec<u32>,
@@ -43,7 +50,7 @@ impl Latencies {
     pub fn percentiles(&self) -> Percentiles {
         let mut sorted = self.ring.clone();
         sorted.sort_unstable();
-        let rank = |p: usize| sorted.get((sorted.len() * p).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
+        let rank = |percent| nearest_rank(&sorted, percent);
         Percentiles { count: self.count, p50_us: rank(50), p99_us: rank(99), max_us: sorted.last().copied().unwrap_or(0) }
     }
 }

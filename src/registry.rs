@@ -50,6 +50,11 @@ impl fmt::Display for Unusable {
     }
 }
 
+/// All of them in one text.
+pub fn reasons(unusable: &[Unusable], separator: &str) -> String {
+    unusable.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
+}
+
 impl Registry {
     /// Loads every model; reports every one that fails.
     pub fn load(configs: &[ModelConfig]) -> Result<Registry, Vec<Unusable>> {

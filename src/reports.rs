@@ -2,7 +2,7 @@
 
 use crate::governor::GovernorStatus;
 use crate::latency::Percentiles;
-use crate::metrics::Metrics;
+use crate::metrics::{Count, Metrics};
 use crate::mqtt;
 use crate::queue::Depth;
 use crate::registry::{Loaded, Registry};
@@ -95,14 +95,11 @@ pub fn resident_bytes() -> Option<u64> {
 }
 
 /// One line for `systemctl status`.
-pub fn status_line(stats: &Stats<'_>) -> String {
-    let readings = &stats.governor.readings;
-    let celsius = readings.celsius.map_or_else(String::new, |c| format!(", {c:.0} °C"));
-    let watts = readings.watts.map_or_else(String::new, |w| format!(", {w:.1} W"));
-    let broker = if stats.mqtt.connected { "connected" } else { "no broker" };
-    let (results, errors) = (stats.counts.get(crate::metrics::Count::Results), stats.counts.get(crate::metrics::Count::Errors));
-    let uptime = Duration::from_secs(stats.uptime_seconds);
-    let waiting = stats.queue.requests + stats.queue.samples;
-    let level = stats.governor.throttle.level;
-    format!("{broker}, {results} results, {errors} errors, {waiting} waiting, throttle {level}{celsius}{watts}, up {uptime:?}")
+pub fn status_line(uptime: Duration, counts: &Metrics, queue: Depth, governor: &GovernorStatus, mqtt: &mqtt::Stats) -> String {
+    let celsius = governor.readings.celsius.map_or_else(String::new, |c| format!(", {c:.0} °C"));
+    let watts = governor.readings.watts.map_or_else(String::new, |w| format!(", {w:.1} W"));
+    let broker = if mqtt.connected { "connected" } else { "no broker" };
+    let (results, errors) = (counts.get(Count::Results), counts.get(Count::Errors));
+    let (waiting, level, seconds) = (queue.requests + queue.samples, governor.throttle.level, uptime.as_secs());
+    format!("{broker}, {results} results, {errors} errors, {waiting} waiting, throttle {level}{celsius}{watts}, up {seconds}s")
 }

@@ -40,6 +40,18 @@ impl Dtype {
         }
     }
 
+    /// The type string of an `.npy` header, little-endian.
+    pub const fn npy_descr(self) -> &'static str {
+        match self {
+            Dtype::Int8 => "|i1",
+            Dtype::Uint8 => "|u1",
+            Dtype::Int32 => "<i4",
+            Dtype::Int64 => "<i8",
+            Dtype::Float16 => "<f2",
+            Dtype::Float32 => "<f4",
+        }
+    }
+
     /// True for `float16` and `float32`.
     pub const fn is_float(self) -> bool {
         matches!(self, Dtype::Float16 | Dtype::Float32)

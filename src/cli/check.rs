@@ -2,7 +2,7 @@
 
 use super::{Failure, output};
 use crate::config::Config;
-use crate::registry::Registry;
+use crate::registry::{Registry, reasons};
 use std::path::PathBuf;
 
 #[derive(clap::Args, Debug)]
@@ -18,10 +18,7 @@ pub struct Args {
 pub fn main(args: &Args) -> Result<(), Failure> {
     let config = Config::load(&args.config).map_err(|e| Failure::Configuration(e.to_string()))?;
     if !args.text_only {
-        Registry::load(&config.models).map_err(|unusable| {
-            let lines: Vec<String> = unusable.iter().map(ToString::to_string).collect();
-            Failure::Model(lines.join("\n"))
-        })?;
+        Registry::load(&config.models).map_err(|unusable| Failure::Model(reasons(&unusable, "\n")))?;
     }
     let (path, models, sources) = (args.config.display(), config.models.len(), config.sources.len());
     output::write(&format!("{path}: good; node {}, {models} models, {sources} sources", config.node))

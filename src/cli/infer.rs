@@ -5,7 +5,7 @@ use crate::codec::{self, Input, Timing};
 use crate::config::Config;
 use crate::config::value::Size;
 use crate::engine::{Model, infer_once};
-use crate::registry::{Loaded, Registry};
+use crate::registry::{Loaded, Registry, reasons};
 use crate::runner::Runner;
 use crate::stage::{Answer, Pre};
 use crate::tensor::{Tensor, TensorSpec};
@@ -83,8 +83,7 @@ fn configured_model(name: &str, path: &Path) -> Result<Arc<Loaded>, Failure> {
     let model = config.models.into_iter().find(|m| m.name == name).ok_or(Failure::Configuration(unknown))?;
     // Alone: what it may be replaced by does not matter here.
     let model = crate::config::model::ModelConfig { lighter: None, ..model };
-    let registry =
-        Registry::load(&[model]).map_err(|e| Failure::Model(e.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
+    let registry = Registry::load(&[model]).map_err(|e| Failure::Model(reasons(&e, "\n")))?;
     registry.get(name).cloned().ok_or_else(|| Failure::Model(format!("model `{name}` is not loaded")))
 }
 

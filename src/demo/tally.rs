@@ -1,5 +1,6 @@
 //! What the demo has seen: how many answers, how many right, how fast.
 
+use crate::latency::nearest_rank;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,11 +46,11 @@ impl Tally {
     }
 }
 
-/// The value that `percent` of the values do not exceed, by nearest rank.
+/// [`nearest_rank`] of values in any order.
 fn percentile<T: Ord + Copy + Default>(values: &[T], percent: usize) -> T {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
-    sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
+    nearest_rank(&sorted, percent)
 }
 
 impl fmt::Display for Tally {

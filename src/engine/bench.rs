@@ -2,6 +2,7 @@
 
 use super::error::RunError;
 use super::model::{Model, Session};
+use crate::latency::nearest_rank;
 use crate::tensor::Dtype;
 use half::f16;
 use serde::Serialize;
@@ -73,12 +74,6 @@ fn summarize(model: &Model, threads: usize, sorted: &[Duration]) -> BenchResult 
     }
 }
 
-/// The smallest value that at least `percent` of all do not exceed; the smallest of all for 0. Zero for no values.
-fn nearest_rank(sorted: &[Duration], percent: usize) -> Duration {
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied().unwrap_or_default()
-}
-
 /// `VmHWM` of `/proc/<pid>/status` (proc(5)), in bytes.
 fn peak_rss(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -128,7 +123,7 @@ mod tests {
         let rank = |percent| nearest_rank(&sorted, percent).as_micros();
         assert_eq!([0, 50, 90, 91, 99, 100].map(rank), [1, 5, 9, 10, 10, 10]);
         assert_eq!(nearest_rank(&sorted[..1], 99).as_micros(), 1);
-        assert_eq!(nearest_rank(&[], 50), Duration::ZERO);
+        assert_eq!(nearest_rank::<Duration>(&[], 50), Duration::ZERO);
     }
 
     #[test]

@@ -246,16 +246,8 @@ impl Npy {
 }
 
 fn npy_header(dtype: Dtype, count: u64, shape: &[usize]) -> io::Result<Vec<u8>> {
-    let descr = match dtype {
-        Dtype::Int8 => "|i1",
-        Dtype::Uint8 => "|u1",
-        Dtype::Int32 => "<i4",
-        Dtype::Int64 => "<i8",
-        Dtype::Float16 => "<f2",
-        Dtype::Float32 => "<f4",
-    };
     let shape = std::iter::once(count).chain(shape.iter().map(|d| *d as u64)).collect();
-    let header = Header { descr: descr.into(), fortran: false, shape };
+    let header = Header { descr: dtype.npy_descr().into(), fortran: false, shape };
     header.to_bytes().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the shape is too long for NPY"))
 }
 

@@ -48,14 +48,7 @@ pub fn read_npy(mut reader: impl Read, limit: Size) -> Result<Tensor, TensorFile
 
 /// Writes `tensor` as version 1.0 in C order.
 pub fn write_npy(tensor: &Tensor, mut writer: impl Write) -> io::Result<()> {
-    let descr = match tensor.dtype() {
-        Dtype::Int8 => "|i1",
-        Dtype::Uint8 => "|u1",
-        Dtype::Int32 => "<i4",
-        Dtype::Int64 => "<i8",
-        Dtype::Float16 => "<f2",
-        Dtype::Float32 => "<f4",
-    };
+    let descr = tensor.dtype().npy_descr();
     let axes: String = tensor.shape().iter().map(|d| format!("{d}, ")).collect();
     let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", axes.trim_end());
     // The text ends in a newline, and the elements begin at a multiple of 64.
