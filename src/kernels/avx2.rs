@@ -12,18 +12,19 @@
 //! ```
 //!
 //! Wide: the same tile, `acc += vpmaddwd(x, w)` on 16-bit pairs, exact for every weight. Lanes are ordered so that the
-//! packs of the epilogue, which interleave 128-bit halves, leave channels in order. Depthwise: `vpmaddwd` on interleaved
-//! input rows, eight channels of two rows x four columns at a time.
+//! packs of the epilogue, which interleave 128-bit halves, leave channels in order. Depthwise: see [`depthwise`].
 //!
 //! Every loop works on raw pointers after one check of the whole strip ([`Strip::check`], [`Depthwise::check`]).
 
 use super::conv::{Kernel, Strip};
-use super::depthwise::{DW_LANES, Depthwise, row_pairs};
+use super::depthwise::Depthwise;
 use super::pack::{LANES, NarrowRule, Run, Style, Weights};
 use super::portable::Portable;
 use super::{AddQuant, OutputQuant, store};
 use std::arch::x86_64::*;
 use std::ops::Range;
+
+mod depthwise;
 
 /// Proof that the CPU has AVX2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,16 +82,8 @@ impl Kernel for Avx2 {
             return Portable.depthwise(dw, input, output, rows);
         }
         dw.check(input, output, &rows);
-        // SAFETY: `self` proves AVX2; the buffers were checked; `sliding` is there for these shapes only.
-        unsafe {
-            match (&dw.sliding, dw.kernel, dw.stride) {
-                (Some(weights), 3, 1) => sliding_rows::<3, 1>(dw, weights.each_ref().map(|w| w.as_slice()), input, output, rows),
-                (Some(weights), 3, 2) => sliding_rows::<3, 2>(dw, weights.each_ref().map(|w| w.as_slice()), input, output, rows),
-                (Some(weights), 5, 1) => sliding_rows::<5, 1>(dw, weights.each_ref().map(|w| w.as_slice()), input, output, rows),
-                (Some(weights), 5, 2) => sliding_rows::<5, 2>(dw, weights.each_ref().map(|w| w.as_slice()), input, output, rows),
-                _ => any_window(dw, input, output, rows),
-            }
-        }
+        // SAFETY: `self` proves AVX2; the buffers were checked.
+        unsafe { depthwise::rows(dw, input, output, rows) }
     }
 }
 
@@ -532,253 +525,4 @@ unsafe fn emit<const VECTORS: usize, const PIXELS: usize>(
 fn quarter(bytes: __m256i, i: usize) -> __m128i {
     let half = if i < 2 { _mm256_castsi256_si128(bytes) } else { _mm256_extracti128_si256::<1>(bytes) };
     if i.is_multiple_of(2) { half } else { _mm_unpackhi_epi64(half, half) }
-}
-
-// --------------------------------------------------------------------------------------------------------- depthwise
-
-/// Output columns that share the near cache: their input is read once for each block of eight channels.
-const SPAN: usize = 32;
-
-/// Square window of `K` x `K` at stride `S`: two output rows at a time, the last alone if they are odd.
-///
-/// # Safety
-/// `dw.check` passed, the window is as said, `weights` are packed for one and for two rows.
-#[target_feature(enable = "avx2")]
-unsafe fn sliding_rows<const K: usize, const S: usize>(
-    dw: &Depthwise,
-    weights: [&[i16]; 2],
-    input: &[u8],
-    output: &mut [u8],
-    rows: Range<usize>,
-) {
-    let base = dw.output.rows(rows.clone()).start;
-    let mut y = rows.start;
-    while y < rows.end {
-        let count = (rows.end - y).min(2);
-        for x in (0..dw.output.width).step_by(SPAN) {
-            let width = SPAN.min(dw.output.width - x);
-            // SAFETY: windows of rows `y..y + count` and columns `x..x + width` lie inside the input, the pixels inside
-            // the output.
-            unsafe {
-                let from = input.as_ptr().add(dw.origin + y * dw.steps[0] + x * dw.steps[1]);
-                let to = output.as_mut_ptr().add(dw.output.offset(y, x) - base);
-                match count {
-                    2 => sliding_span::<K, S, 2>(dw, weights[1], from, to, width),
-                    _ => sliding_span::<K, S, 1>(dw, weights[0], from, to, width),
-                }
-            }
-        }
-        y += count;
-    }
-}
-
-/// All channels of `R` rows x `width` columns.
-///
-/// # Safety
-/// As [`sliding_rows`]: `from` is the first window's first byte, `to` the first pixel's.
-#[target_feature(enable = "avx2")]
-unsafe fn sliding_span<const K: usize, const S: usize, const R: usize>(
-    dw: &Depthwise,
-    weights: &[i16],
-    from: *const u8,
-    to: *mut u8,
-    width: usize,
-) {
-    let blocks = dw.bias.as_slice().len() / DW_LANES;
-    let finish = Finish::new(&dw.quant);
-    for (block, weights) in weights.chunks_exact(weights.len() / blocks).enumerate() {
-        let channel = block * DW_LANES;
-        // SAFETY: bias and scale are filled up to whole lane blocks; `at` starts at columns `0..width`.
-        unsafe {
-            let mut at = Column {
-                weights: weights.as_ptr().cast(),
-                bias: _mm256_loadu_si256(dw.bias.as_slice().as_ptr().add(channel).cast()),
-                scale: _mm256_loadu_ps(dw.scale.as_slice().as_ptr().add(channel)),
-                from: from.add(channel),
-                to: to.add(channel),
-                steps_in: [dw.input.row_stride(), dw.input.pixel_stride],
-                steps_out: [dw.output.row_stride(), dw.output.pixel_stride],
-                channels: DW_LANES.min(dw.output.channels - channel),
-            };
-            let mut left = width;
-            while left > 0 {
-                left -= match (left, left % 4) {
-                    (4.., 0) | (5, _) => columns::<K, S, R, 4>(&mut at, &finish),
-                    (3.., _) => columns::<K, S, R, 3>(&mut at, &finish),
-                    _ => columns::<K, S, R, 1>(&mut at, &finish),
-                };
-            }
-        }
-    }
-}
-
-/// Where a lane block stands in its row.
-struct Column {
-    weights: *const __m256i,
-    bias: __m256i,
-    scale: __m256,
-    from: *const u8,
-    to: *mut u8,
-    /// Bytes from row to row and from pixel to pixel.
-    steps_in: [usize; 2],
-    steps_out: [usize; 2],
-    /// Channels of the block that exist.
-    channels: usize,
-}
-
-/// The next `COLUMNS` output columns of `R` rows, eight channels. Every input column is loaded and interleaved once and
-/// meets all the kernel columns that want it.
-///
-/// # Safety
-/// As [`sliding_rows`]; the row has `COLUMNS` columns left.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn columns<const K: usize, const S: usize, const R: usize, const COLUMNS: usize>(at: &mut Column, finish: &Finish) -> usize {
-    let mut acc = [[at.bias; R]; COLUMNS];
-    let mut weights = at.weights;
-    // SAFETY: no instruction. The weights are read where they are used: hoisted out of the caller's loop they would only be
-    // spilled, and not to aligned slots.
-    unsafe { std::arch::asm!("/* {0} */", inout(reg) weights, options(readonly, nostack, preserves_flags)) };
-    // One input column; spelt out for each, so that every accumulator has a register.
-    macro_rules! input_columns {
-        ($($column:literal)*) => {$(
-            if $column < const { (COLUMNS - 1) * S + K } {
-                // SAFETY: the column is one of the windows'; eight bytes are readable there because of the slack.
-                let pairs = unsafe { row_pairs_at::<K, S, R>(at.from.add($column * at.steps_in[1]), at.steps_in[0]) };
-                for (o, acc) in acc.iter_mut().enumerate() {
-                    if $column >= o * S && $column < o * S + K {
-                        // SAFETY: a kernel column below `K`.
-                        unsafe { accumulate::<K, S, R>(acc, &pairs, weights, $column - o * S) };
-                    }
-                }
-            }
-        )*};
-    }
-    input_columns!(0 1 2 3 4 5 6 7 8 9 10);
-    const { assert!((COLUMNS - 1) * S + K <= 11) };
-    let outputs = const { COLUMNS * R };
-    for first in (0..outputs).step_by(4) {
-        let value = |i: usize| {
-            let i = (first + i).min(outputs - 1);
-            scaled(acc[i / R][i % R], at.scale)
-        };
-        let bytes = finish.four_of_eight([value(0), value(1), value(2), value(3)]);
-        for i in 0..(outputs - first).min(4) {
-            let (column, row) = ((first + i) / R, (first + i) % R);
-            // SAFETY: the pixel is one of the columns and rows at hand, and has `channels` channels from here.
-            unsafe { put(at.to.add(column * at.steps_out[1] + row * at.steps_out[0]), quarter(bytes, i), at.channels) };
-        }
-    }
-    at.from = at.from.wrapping_add(COLUMNS * S * at.steps_in[1]);
-    at.to = at.to.wrapping_add(COLUMNS * at.steps_out[1]);
-    COLUMNS
-}
-
-/// Most row pairs that any supported window needs: 5x5 at stride 2 for two rows.
-const PAIRS: usize = 4;
-
-/// Rows 2p and 2p + 1 of a column, eight channels, interleaved as 16-bit numbers. A row that no window needs reads as zero.
-///
-/// # Safety
-/// Eight bytes are readable at the column in each of the `(R - 1) * S + K` rows.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn row_pairs_at<const K: usize, const S: usize, const R: usize>(column: *const u8, row_stride: usize) -> [__m256i; PAIRS] {
-    let rows = const { (R - 1) * S + K };
-    let mut pairs = [_mm256_setzero_si256(); PAIRS];
-    for (p, pair) in pairs.iter_mut().enumerate() {
-        if 2 * p < rows {
-            // SAFETY: rows 2p and, where there is one, 2p + 1 are among those of the contract.
-            unsafe {
-                let a = column.add(2 * p * row_stride);
-                let b = if 2 * p + 1 < rows { column.add((2 * p + 1) * row_stride) } else { ZEROS.as_ptr() };
-                *pair = interleaved(a, b);
-            }
-        }
-    }
-    pairs
-}
-
-static ZEROS: [u8; 8] = [0; 8];
-
-/// Eight bytes each of `a` and `b` as 16-bit numbers: a0 b0 a1 b1 ... Broadcasting loads put the bytes in both halves, so
-/// two shuffles are enough.
-///
-/// # Safety
-/// Eight bytes are readable at both.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn interleaved(a: *const u8, b: *const u8) -> __m256i {
-    const Z: i8 = -1;
-    let widen = _mm256_setr_epi8(0, Z, 1, Z, 2, Z, 3, Z, 4, Z, 5, Z, 6, Z, 7, Z, 8, Z, 9, Z, 10, Z, 11, Z, 12, Z, 13, Z, 14, Z, 15, Z);
-    // SAFETY: the function's contract.
-    let (a, b) = unsafe { (_mm256_set1_epi64x(a.cast::<i64>().read_unaligned()), _mm256_set1_epi64x(b.cast::<i64>().read_unaligned())) };
-    _mm256_shuffle_epi8(_mm256_unpacklo_epi8(a, b), widen)
-}
-
-/// Adds kernel column `kx` to one output column's sums.
-///
-/// # Safety
-/// `weights` are a lane block's.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn accumulate<const K: usize, const S: usize, const R: usize>(
-    acc: &mut [__m256i; R],
-    pairs: &[__m256i; PAIRS],
-    weights: *const __m256i,
-    kx: usize,
-) {
-    let mut at = 0;
-    let per_column = const {
-        let (mut row, mut sum) = (0, 0);
-        while row < R {
-            let (first, end) = row_pairs(K, S, row);
-            sum += end - first;
-            row += 1;
-        }
-        sum
-    };
-    for (row, acc) in acc.iter_mut().enumerate() {
-        let (first, end) = row_pairs(K, S, row);
-        for (p, pair) in pairs.iter().enumerate() {
-            if p >= first && p < end {
-                // SAFETY: `at < per_column`, `kx < K`.
-                let w = unsafe { _mm256_loadu_si256(weights.add(kx * per_column + at)) };
-                *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(*pair, w));
-                at += 1;
-            }
-        }
-    }
-}
-
-/// Any window: tap pairs, eight channels at a time.
-///
-/// # Safety
-/// `dw.check` passed.
-#[target_feature(enable = "avx2")]
-unsafe fn any_window(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
-    let base = dw.output.rows(rows.clone()).start;
-    let finish = Finish::new(&dw.quant);
-    let channels = dw.output.channels;
-    for y in rows {
-        for x in 0..dw.output.width {
-            let (window, pixel) = (dw.origin + y * dw.steps[0] + x * dw.steps[1], dw.output.offset(y, x) - base);
-            for channel in (0..channels).step_by(DW_LANES) {
-                // SAFETY: every tap of the window is inside the input and eight bytes are readable there because of the
-                // slack; weights, bias and scale are filled up to whole lane blocks; the pixel is inside the output.
-                unsafe {
-                    let mut acc = _mm256_loadu_si256(dw.bias.as_slice().as_ptr().add(channel).cast());
-                    let weights = dw.paired.as_slice().as_ptr().add(channel * dw.taps.len() * 2).cast::<__m256i>();
-                    let from = input.as_ptr().add(window + channel);
-                    for (i, &[a, b]) in dw.taps.iter().enumerate() {
-                        let pair = interleaved(from.add(a), from.add(b));
-                        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(pair, _mm256_loadu_si256(weights.add(i))));
-                    }
-                    let done = scaled(acc, _mm256_loadu_ps(dw.scale.as_slice().as_ptr().add(channel)));
-                    let to = output.as_mut_ptr().add(pixel + channel);
-                    put(to, quarter(finish.four_of_eight([done; 4]), 0), DW_LANES.min(channels - channel));
-                }
-            }
-        }
-    }
 }
