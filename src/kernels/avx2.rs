@@ -20,11 +20,13 @@ use super::conv::{Kernel, Strip};
 use super::depthwise::Depthwise;
 use super::pack::{LANES, NarrowRule, Run, Style, Weights};
 use super::portable::Portable;
+use super::winograd::{Job, Winograd};
 use super::{AddQuant, OutputQuant, store};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 mod depthwise;
+mod winograd;
 
 /// Proof that the CPU has AVX2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +86,14 @@ impl Kernel for Avx2 {
         dw.check(input, output, &rows);
         // SAFETY: `self` proves AVX2; the buffers were checked.
         unsafe { depthwise::rows(dw, input, output, rows) }
+    }
+
+    const WINOGRAD: bool = true;
+
+    fn winograd(self, wg: &Winograd, job: &mut Job<'_>) {
+        wg.check(job);
+        // SAFETY: `self` proves AVX2; the job was checked.
+        unsafe { winograd::run(wg, job) }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::depthwise::Depthwise;
 use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack};
+use super::winograd::{Job, Winograd};
 use super::{AddQuant, Error, Isa, Layout, OutputQuant, SLACK, check_multiplier, load, store, with_kernel};
 use std::ops::Range;
 
@@ -228,12 +229,19 @@ pub(crate) trait Kernel: Copy {
     }
     /// Rows `rows` of a depthwise convolution. `output` are the bytes those rows own.
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>);
+    /// Whether there is a [`Kernel::winograd`].
+    const WINOGRAD: bool = false;
+    /// A 3x3 convolution in Winograd's form.
+    fn winograd(self, _: &Winograd, _: &mut Job<'_>) {
+        unreachable!("prepared for an instruction set that has it");
+    }
 }
 
 #[derive(Clone, Debug)]
 enum Body {
     Dense { blocks: Vec<Block>, any_wide: bool },
     Depthwise(Box<Depthwise>),
+    Winograd(Box<Winograd>),
 }
 
 /// A convolution packed for one instruction set.
@@ -285,6 +293,7 @@ impl Conv {
     pub fn scratch_bytes(&self) -> usize {
         match &self.body {
             Body::Dense { any_wide: true, .. } => 2 * self.window_rows(0..self.chunk).len(),
+            Body::Winograd(wg) => wg.scratch_bytes(),
             _ => 0,
         }
     }
@@ -299,6 +308,7 @@ impl Conv {
         match &self.body {
             Body::Dense { blocks, .. } => blocks.iter().map(Block::bytes).sum(),
             Body::Depthwise(dw) => dw.bytes(),
+            Body::Winograd(wg) => wg.bytes(),
         }
     }
 
@@ -310,6 +320,7 @@ impl Conv {
                 format!("{} dense, {wide}/{} blocks wide", self.isa.name(), blocks.len())
             }
             Body::Depthwise(_) => format!("{} depthwise", self.isa.name()),
+            Body::Winograd(_) => format!("{} winograd 4x4", self.isa.name()),
         }
     }
 
@@ -342,6 +353,7 @@ impl Conv {
         let (blocks, any_wide) = match &self.body {
             Body::Dense { blocks, any_wide } => (blocks, *any_wide),
             Body::Depthwise(dw) => return kernel.depthwise(dw, input, output, rows),
+            Body::Winograd(wg) => return kernel.winograd(wg, &mut self.job(input, output, rows, residual, scratch)),
         };
         for start in rows.clone().step_by(self.chunk) {
             let chunk = start..(start + self.chunk).min(rows.end);
@@ -374,11 +386,7 @@ impl Conv {
         residual: Option<&'a [u8]>,
     ) -> Strip<'a> {
         let base = self.origin + rows.start * self.steps[0] - input_base;
-        let residual = self.residual.as_ref().map(|(add, layout)| Residual {
-            add,
-            bytes: residual,
-            grid: Grid::of(layout, rows.start, block.channel, if residual.is_none() { output_base } else { 0 }),
-        });
+        let residual = self.residual(residual, rows.start, block.channel, output_base);
         Strip {
             block,
             height: rows.len(),
@@ -390,6 +398,34 @@ impl Conv {
             quant: &self.quant,
             residual,
         }
+    }
+
+    fn job<'a>(
+        &'a self,
+        input: &'a [u8],
+        output: &'a mut [u8],
+        rows: Range<usize>,
+        residual: Option<&'a [u8]>,
+        scratch: &'a mut [u8],
+    ) -> Job<'a> {
+        let output_base = self.output.rows(rows.clone()).start;
+        Job {
+            height: rows.len(),
+            width: self.output.width,
+            input,
+            windows: Grid { base: self.origin + rows.start * self.steps[0], step_y: self.steps[0], step_x: self.steps[1] },
+            output,
+            pixels: Grid::of(&self.output, rows.start, 0, output_base),
+            quant: &self.quant,
+            residual: self.residual(residual, rows.start, 0, output_base),
+            scratch,
+        }
+    }
+
+    #[inline(always)]
+    fn residual<'a>(&'a self, bytes: Option<&'a [u8]>, row: usize, channel: usize, output_base: usize) -> Option<Residual<'a>> {
+        let sliced_at = if bytes.is_none() { output_base } else { 0 };
+        self.residual.as_ref().map(|(add, layout)| Residual { add, bytes, grid: Grid::of(layout, row, channel, sliced_at) })
     }
 
     /// Input bytes that output rows `rows` read: whole rows and the slack behind.
@@ -404,6 +440,11 @@ impl Conv {
 fn body<K: Kernel>(_: K, params: &ConvParams) -> Result<Body, Error> {
     if params.is_depthwise() {
         return Ok(Body::Depthwise(Box::new(Depthwise::pack(params)?)));
+    }
+    if K::WINOGRAD
+        && let Some(wg) = Winograd::pack(&K::STYLE, params)?
+    {
+        return Ok(Body::Winograd(Box::new(wg)));
     }
     let mut blocks = Vec::new();
     let out_per_group = params.output.channels / params.groups;
@@ -437,7 +478,7 @@ fn stretches(params: &ConvParams, group: usize) -> Vec<Stretch> {
 }
 
 /// Weights of an output channel as `[kernel height][kernel width][input channel]`.
-fn taps_first(params: &ConvParams, channel: usize) -> Vec<i16> {
+pub(crate) fn taps_first(params: &ConvParams, channel: usize) -> Vec<i16> {
     let depth = params.input.channels / params.groups;
     let taps = params.kernel[0] * params.kernel[1];
     let weights = &params.weights[channel * depth * taps..][..depth * taps];

@@ -201,7 +201,7 @@ impl Tiles {
 fn pin<const N: usize>(sums: &mut [__m256i; N]) {
     for sum in sums {
         // SAFETY: an empty instruction sequence.
-        unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) *sum, options(nomem, nostack, preserves_flags)) };
+        unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) * sum, options(nomem, nostack, preserves_flags)) };
     }
 }
 
@@ -211,7 +211,11 @@ fn pin<const N: usize>(sums: &mut [__m256i; N]) {
 /// `K` vectors are readable at `weights`, `(T - 1) * S + K` at `pairs`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn accumulate<const K: usize, const S: usize, const T: usize>(acc: &mut [__m256i; T], weights: *const __m256i, pairs: *const __m256i) {
+unsafe fn accumulate<const K: usize, const S: usize, const T: usize>(
+    acc: &mut [__m256i; T],
+    weights: *const __m256i,
+    pairs: *const __m256i,
+) {
     let mut w = [_mm256_setzero_si256(); K];
     for (kx, w) in w.iter_mut().enumerate() {
         // SAFETY: `kx < K`.
