@@ -16,8 +16,9 @@
 //!
 //! `G` and `A` are scaled to whole numbers. `V` of bytes is below `68 * 255`, `U` below `49 * 255`: 16 bits hold both. Sums and
 //! the output's transform wrap around in 32 bits, which is harmless: they give `9 * 2^n * y` modulo 2^32, `n <= 6`. A product
-//! with the inverse of 9 modulo 2^32 and an arithmetic shift by `n` give `y` where `|y| < 2^25`, which [`Winograd::suits`]
-//! makes sure of.
+//! with the inverse of 9 modulo 2^32 and an arithmetic shift by `n` give `y` where `|y| < 2^25`. To make the most of that range,
+//! the middle of what a channel can sum to is subtracted beforehand: a constant input reaches position (1, 1) only, 36 times,
+//! so that is where the constant goes, and back into the bias. [`outputs`] refuses channels that can still sum to more.
 
 use super::conv::{ConvParams, Grid, Residual, taps_first};
 use super::pack::{Aligned, Columns, LANES, Style, folded_bias, is_loud};
@@ -32,6 +33,9 @@ pub(crate) const POSITIONS: usize = REACH * REACH;
 /// Inverse of 9 modulo 2^32.
 pub(crate) const INVERSE: i32 = 0x38E3_8E39;
 const _: () = assert!(INVERSE.wrapping_mul(9) == 1);
+/// The only position that a constant reaches, and how often.
+pub(crate) const CENTER: usize = REACH + 1;
+const CENTER_GAIN: i32 = 36;
 /// Powers of two in the denominators of `A`'s rows.
 pub(crate) const SHIFTS: [i32; TILE] = [3, 2, 1, 1];
 /// Input channels that are transformed at a time.
@@ -61,7 +65,8 @@ pub(crate) struct Winograd {
 pub(crate) struct Outputs {
     pub channel: usize,
     pub columns: usize,
-    /// In lane order.
+    /// In lane order. The sum starts at `center` in position [`CENTER`], which `bias` makes up for.
+    pub center: [i32; LANES],
     pub bias: [i32; LANES],
     pub scale: [f32; LANES],
 }
@@ -157,14 +162,18 @@ fn outputs(style: &Style, params: &ConvParams, first: usize, weights: &[Vec<i16>
         multipliers: &params.multipliers[range],
         input_zero: params.input_zero,
     };
-    let mut outputs = Outputs { channel: first, columns: weights.len(), bias: [0; LANES], scale: [0.0; LANES] };
+    let (center, bias, scale) = ([0; LANES], [0; LANES], [0.0; LANES]);
+    let mut outputs = Outputs { channel: first, columns: weights.len(), center, bias, scale };
     for (lane, &column) in style.order.iter().enumerate().filter(|(_, c)| **c < weights.len()) {
         let (bias, bound) = folded_bias(&columns, column)?;
-        let magnitude: i64 = weights[column].iter().map(|&w| i64::from(w).abs()).sum();
-        if 255 * magnitude >= 1 << 25 || is_loud(bound, columns.multipliers[column]) {
+        let (sum, magnitude) = weights[column].iter().fold((0, 0), |(s, m), &w| (s + i32::from(w), m + u32::from(w.unsigned_abs())));
+        // 255 times the positive weights at most, 255 times the negative ones at least: this is half way, give or take one.
+        let middle = 255 * sum / 2;
+        if 255 * u64::from(magnitude) / 2 + 2 > 1 << 25 || is_loud(bound, columns.multipliers[column]) {
             return Ok(None);
         }
-        (outputs.bias[lane], outputs.scale[lane]) = (bias, columns.multipliers[column]);
+        outputs.center[lane] = middle.wrapping_mul(-CENTER_GAIN);
+        (outputs.bias[lane], outputs.scale[lane]) = (bias + middle, columns.multipliers[column]);
     }
     Ok(Some(outputs))
 }

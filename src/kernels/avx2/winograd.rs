@@ -1,7 +1,7 @@
 //! Winograd's F(4x4, 3x3): transforms 16 channels at a time, products by the dense 16-bit loop.
 
 use super::super::pack::{LANES, Run};
-use super::super::winograd::{DEPTH, INVERSE, Job, Outputs, POSITIONS, REACH, SHIFTS, TILE, Winograd};
+use super::super::winograd::{CENTER, DEPTH, INVERSE, Job, Outputs, POSITIONS, REACH, SHIFTS, TILE, Winograd};
 use super::{Finish, emit, get, plus, scaled, wide};
 use std::arch::x86_64::*;
 
@@ -28,10 +28,12 @@ pub(super) unsafe fn run(wg: &Winograd, job: &mut Job<'_>) {
                 transform_input(job, &tile, wg.depth, input.add(i * wg.depth * 2), input_stride);
             }
             for (b, outputs) in wg.blocks.iter().enumerate() {
+                let center = [0, 8].map(|v| _mm256_loadu_si256(outputs.center[v..][..8].as_ptr().cast()));
                 for position in 0..POSITIONS {
+                    let start = if position == CENTER { center } else { [_mm256_setzero_si256(); 2] };
                     let weights = weights.add((b * POSITIONS + position) * wg.depth * LANES * 2);
                     let (from, to) = (input.add(position * input_stride), products.add(position * product_stride));
-                    multiply(from, weights, to.cast(), wg.depth, batch.len());
+                    multiply(from, weights, to.cast(), wg.depth, batch.len(), start);
                 }
                 for (i, tile) in batch.clone().enumerate() {
                     let tile = Tile::of(job, tile, across);
@@ -111,23 +113,23 @@ unsafe fn transform_input(job: &Job<'_>, tile: &Tile, depth: usize, to: *mut u8,
     }
 }
 
-/// One position of `count` tiles: `[tile][depth]` times a block's `[depth][LANES]`.
+/// One position of `count` tiles: `[tile][depth]` times a block's `[depth][LANES]`, from `start` up.
 ///
 /// # Safety
 /// All three are as large as that.
 #[target_feature(enable = "avx2")]
-unsafe fn multiply(mut from: *const u8, weights: *const u8, mut to: *mut __m256i, depth: usize, count: usize) {
+unsafe fn multiply(mut from: *const u8, weights: *const u8, mut to: *mut __m256i, depth: usize, count: usize, start: [__m256i; 2]) {
     let mut left = count;
     while left > 0 {
         // SAFETY: `left` tiles are left.
         let done = unsafe {
             match left {
-                6 | 11.. => multiply_some::<6>(from, weights, to, depth),
-                5 | 9 | 10 => multiply_some::<5>(from, weights, to, depth),
-                4 | 7 | 8 => multiply_some::<4>(from, weights, to, depth),
-                3 => multiply_some::<3>(from, weights, to, depth),
-                2 => multiply_some::<2>(from, weights, to, depth),
-                _ => multiply_some::<1>(from, weights, to, depth),
+                6 | 11.. => multiply_some::<6>(from, weights, to, depth, start),
+                5 | 9 | 10 => multiply_some::<5>(from, weights, to, depth, start),
+                4 | 7 | 8 => multiply_some::<4>(from, weights, to, depth, start),
+                3 => multiply_some::<3>(from, weights, to, depth, start),
+                2 => multiply_some::<2>(from, weights, to, depth, start),
+                _ => multiply_some::<1>(from, weights, to, depth, start),
             }
         };
         left -= done;
@@ -142,8 +144,8 @@ unsafe fn multiply(mut from: *const u8, weights: *const u8, mut to: *mut __m256i
 /// As there.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn multiply_some<const T: usize>(from: *const u8, weights: *const u8, to: *mut __m256i, depth: usize) -> usize {
-    let mut acc = [[_mm256_setzero_si256(); 2]; T];
+unsafe fn multiply_some<const T: usize>(from: *const u8, weights: *const u8, to: *mut __m256i, depth: usize, start: [__m256i; 2]) -> usize {
+    let mut acc = [start; T];
     // SAFETY: the function's contract.
     unsafe {
         wide(&[Run { offset: 0, groups: depth / 4 }], weights, from, depth * 2, &mut acc);
