@@ -391,6 +391,157 @@ unsafe fn tile<const WIDE: bool, const VECTORS: usize, const PIXELS: usize>(shar
     PIXELS
 }
 
+/// No instruction: the compiler must have every sum in a register here. Left to itself it mixes the steps of a loop, runs out of
+/// registers and spills.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pin(sums: &mut [__m256i]) {
+    for sum in sums {
+        // SAFETY: an empty instruction sequence.
+        unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) * sum, options(nomem, nostack, preserves_flags)) };
+    }
+}
+
+/// Windows of a tile, `step` bytes apart, in three registers: a new base after every third.
+#[derive(Clone, Copy)]
+struct Windows {
+    bases: [*const u8; 3],
+    step: usize,
+}
+
+impl Windows {
+    fn new(first: *const u8, step: usize) -> Windows {
+        let bases = [0, 1, 2].map(|i| {
+            let mut base = first.wrapping_add(3 * i * step);
+            // SAFETY: no instruction. The compiler must not know that the bases are related, or it computes every address anew.
+            unsafe { std::arch::asm!("/* {0} */", inout(reg) base, options(pure, nomem, nostack, preserves_flags)) };
+            base
+        });
+        Windows { bases, step }
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.bases = self.bases.map(|base| base.wrapping_add(bytes));
+    }
+}
+
+/// `VECTORS` vectors of weights from `weights` on, which moves behind them.
+///
+/// # Safety
+/// They are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn next_weights<const VECTORS: usize>(weights: &mut *const u8) -> [__m256i; VECTORS] {
+    let mut w = [_mm256_setzero_si256(); VECTORS];
+    for (v, w) in w.iter_mut().enumerate() {
+        // SAFETY: the function's contract.
+        *w = unsafe { _mm256_loadu_si256(weights.add(v * 32).cast()) };
+    }
+    *weights = weights.wrapping_add(VECTORS * 32);
+    w
+}
+
+/// `acc += vpmaddwd(x, w)` for each vector, with `x` the four bytes at window `PIXEL`, `OFFSET` behind the current position.
+/// In assembly, because the compiler reorders the steps of a tile until they need more registers than there are.
+///
+/// # Safety
+/// The four bytes are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn wide_step<const VECTORS: usize, const OFFSET: usize>(
+    windows: &Windows,
+    pixel: usize,
+    w: &[__m256i; VECTORS],
+    acc: &mut [__m256i; VECTORS],
+) {
+    macro_rules! step {
+        ($address:literal) => {
+            match acc.as_mut_slice() {
+                [a] => std::arch::asm!(
+                    concat!("vpbroadcastd {x}, ", $address),
+                    "vpmaddwd {x}, {x}, {w0}",
+                    "vpaddd {a}, {a}, {x}",
+                    base = in(reg) windows.bases[pixel / 3], step = in(reg) windows.step, offset = const OFFSET,
+                    w0 = in(ymm_reg) w[0], a = inout(ymm_reg) *a, x = out(ymm_reg) _,
+                    options(readonly, nostack, preserves_flags)
+                ),
+                [a, b] => std::arch::asm!(
+                    concat!("vpbroadcastd {x}, ", $address),
+                    "vpmaddwd {t}, {x}, {w0}",
+                    "vpmaddwd {x}, {x}, {w1}",
+                    "vpaddd {a}, {a}, {t}",
+                    "vpaddd {b}, {b}, {x}",
+                    base = in(reg) windows.bases[pixel / 3], step = in(reg) windows.step, offset = const OFFSET,
+                    w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1],
+                    a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _, t = out(ymm_reg) _,
+                    options(readonly, nostack, preserves_flags)
+                ),
+                _ => unreachable!(),
+            }
+        };
+    }
+    // SAFETY: reads the four bytes of the contract.
+    unsafe {
+        match pixel % 3 {
+            0 => step!("[{base} + {offset} /* {step} */]"),
+            1 => step!("[{base} + {step} + {offset}]"),
+            _ => step!("[{base} + 2 * {step} + {offset}]"),
+        }
+    }
+}
+
+/// `acc += vpmaddwd(vpmaddubsw(x, w), 1)`: as [`wide_step`].
+///
+/// # Safety
+/// The four bytes are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn narrow_step<const VECTORS: usize>(
+    windows: &Windows,
+    pixel: usize,
+    w: &[__m256i; VECTORS],
+    ones: __m256i,
+    acc: &mut [__m256i; VECTORS],
+) {
+    macro_rules! step {
+        ($address:literal) => {
+            match acc.as_mut_slice() {
+                [a] => std::arch::asm!(
+                    concat!("vpbroadcastd {x}, ", $address),
+                    "vpmaddubsw {x}, {x}, {w0}",
+                    "vpmaddwd {x}, {x}, {ones}",
+                    "vpaddd {a}, {a}, {x}",
+                    base = in(reg) windows.bases[pixel / 3], step = in(reg) windows.step,
+                    w0 = in(ymm_reg) w[0], ones = in(ymm_reg) ones, a = inout(ymm_reg) *a, x = out(ymm_reg) _,
+                    options(readonly, nostack, preserves_flags)
+                ),
+                [a, b] => std::arch::asm!(
+                    concat!("vpbroadcastd {x}, ", $address),
+                    "vpmaddubsw {t}, {x}, {w0}",
+                    "vpmaddubsw {x}, {x}, {w1}",
+                    "vpmaddwd {t}, {t}, {ones}",
+                    "vpmaddwd {x}, {x}, {ones}",
+                    "vpaddd {a}, {a}, {t}",
+                    "vpaddd {b}, {b}, {x}",
+                    base = in(reg) windows.bases[pixel / 3], step = in(reg) windows.step,
+                    w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1], ones = in(ymm_reg) ones,
+                    a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _, t = out(ymm_reg) _,
+                    options(readonly, nostack, preserves_flags)
+                ),
+                _ => unreachable!(),
+            }
+        };
+    }
+    // SAFETY: reads the four bytes of the contract.
+    unsafe {
+        match pixel % 3 {
+            0 => step!("[{base} /* {step} */]"),
+            1 => step!("[{base} + {step}]"),
+            _ => step!("[{base} + 2 * {step}]"),
+        }
+    }
+}
+
 /// Byte products.
 ///
 /// # Safety
@@ -405,33 +556,26 @@ unsafe fn narrow<const VECTORS: usize, const PIXELS: usize>(
     acc: &mut [[__m256i; VECTORS]; PIXELS],
 ) {
     let ones = _mm256_set1_epi16(1);
-    let mut sums = *acc;
     for run in runs {
-        // SAFETY: the function's contract.
-        unsafe {
-            let from = window.add(run.offset);
-            for group in 0..run.groups {
-                let mut w = [_mm256_setzero_si256(); VECTORS];
-                for (v, w) in w.iter_mut().enumerate() {
-                    *w = _mm256_loadu_si256(weights.add(v * 32).cast());
-                }
-                weights = weights.add(VECTORS * 32);
-                for (p, sums) in sums.iter_mut().enumerate() {
-                    let x = _mm256_set1_epi32(from.add(p * step + group * 4).cast::<i32>().read_unaligned());
-                    for v in 0..VECTORS {
-                        sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w[v]), ones));
-                    }
+        let mut windows = Windows::new(window.wrapping_add(run.offset), step);
+        for _ in 0..run.groups {
+            // SAFETY: the function's contract.
+            unsafe {
+                let w = next_weights::<VECTORS>(&mut weights);
+                for (p, acc) in acc.iter_mut().enumerate() {
+                    narrow_step(&windows, p, &w, ones, acc);
                 }
             }
+            windows.advance(4);
         }
     }
-    *acc = sums;
 }
 
 /// Products of 16-bit numbers: two steps a group.
 ///
 /// # Safety
-/// Every run is readable, two bytes an element, at `PIXELS` windows from `window`, `step` bytes apart; `weights` hold `VECTORS * 64` bytes a group.
+/// Every run is readable, two bytes an element, at `PIXELS` windows from `window`, `step` bytes apart; `weights` hold
+/// `VECTORS * 64` bytes a group.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn wide<const VECTORS: usize, const PIXELS: usize>(
@@ -441,27 +585,23 @@ unsafe fn wide<const VECTORS: usize, const PIXELS: usize>(
     step: usize,
     acc: &mut [[__m256i; VECTORS]; PIXELS],
 ) {
-    let mut sums = *acc;
     for run in runs {
-        // SAFETY: the function's contract.
-        unsafe {
-            let from = window.add(run.offset * 2);
-            for half in 0..run.groups * 2 {
-                let mut w = [_mm256_setzero_si256(); VECTORS];
-                for (v, w) in w.iter_mut().enumerate() {
-                    *w = _mm256_loadu_si256(weights.add(v * 32).cast());
+        let mut windows = Windows::new(window.wrapping_add(run.offset * 2), step);
+        for _ in 0..run.groups {
+            // SAFETY: the function's contract.
+            unsafe {
+                let w = next_weights::<VECTORS>(&mut weights);
+                for (p, acc) in acc.iter_mut().enumerate() {
+                    wide_step::<VECTORS, 0>(&windows, p, &w, acc);
                 }
-                weights = weights.add(VECTORS * 32);
-                for (p, sums) in sums.iter_mut().enumerate() {
-                    let x = _mm256_set1_epi32(from.add(p * step + half * 4).cast::<i32>().read_unaligned());
-                    for v in 0..VECTORS {
-                        sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(x, w[v]));
-                    }
+                let w = next_weights::<VECTORS>(&mut weights);
+                for (p, acc) in acc.iter_mut().enumerate() {
+                    wide_step::<VECTORS, 4>(&windows, p, &w, acc);
                 }
             }
+            windows.advance(8);
         }
     }
-    *acc = sums;
 }
 
 /// The convolution's own value, requantized, plus the residual: whole numbers in the sum's scale, zero point not yet added.

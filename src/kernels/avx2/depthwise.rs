@@ -12,7 +12,7 @@
 //! The pairs lie in a buffer on the stack that fits the nearest cache; every output row of the group reads them from there.
 
 use super::super::depthwise::{DW_LANES, Depthwise, PAIR_ROWS, pairs_per_row};
-use super::{Finish, put, quarter, scaled};
+use super::{Finish, pin, put, quarter, scaled};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -191,17 +191,6 @@ impl Tiles {
         self.pairs = self.pairs.wrapping_add(T * S);
         self.to = self.to.wrapping_add(T * self.step);
         T
-    }
-}
-
-/// No instruction: the compiler must have every sum in a register here. Left to itself it mixes the steps of a tile, runs out of
-/// registers and spills.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn pin<const N: usize>(sums: &mut [__m256i; N]) {
-    for sum in sums {
-        // SAFETY: an empty instruction sequence.
-        unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) * sum, options(nomem, nostack, preserves_flags)) };
     }
 }
 
