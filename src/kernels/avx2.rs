@@ -18,7 +18,7 @@
 
 use super::conv::{Kernel, Strip};
 use super::depthwise::Depthwise;
-use super::pack::{LANES, NarrowRule, Run, Style, Weights};
+use super::pack::{LANES, NarrowRule, Style, Weights};
 use super::portable::Portable;
 use super::winograd::{Job, Winograd};
 use super::{AddQuant, OutputQuant, store};
@@ -53,11 +53,9 @@ impl Kernel for Avx2 {
         strip.check();
         // SAFETY: `self` proves AVX2; the strip was checked.
         unsafe {
-            match (strip.block.weights(), strip.block.lanes()) {
-                (Weights::Narrow(w), LANES) => pixels::<false, 2>(strip, w.as_slice().as_ptr().cast()),
-                (Weights::Narrow(w), _) => pixels::<false, 1>(strip, w.as_slice().as_ptr().cast()),
-                (Weights::Wide(w), LANES) => pixels::<true, 2>(strip, w.as_slice().as_ptr().cast()),
-                (Weights::Wide(w), _) => pixels::<true, 1>(strip, w.as_slice().as_ptr().cast()),
+            match strip.block.lanes() {
+                LANES => pixels::<2>(strip),
+                _ => pixels::<1>(strip),
             }
         }
     }
@@ -272,22 +270,29 @@ unsafe fn get(from: *const u8, count: usize) -> __m128i {
 
 /// What a strip's tiles share, in memory where instructions take it as an operand.
 struct Shared<'a, const VECTORS: usize> {
-    runs: &'a [Run],
-    weights: *const u8,
+    /// Offsets and weights of the narrow groups, and of the wide ones.
+    narrow: (&'a [u32], *const u8),
+    wide: (&'a [u32], *const u8),
     bias: [__m256i; VECTORS],
     scale: [__m256; VECTORS],
     finish: Finish,
     columns: usize,
-    /// Bytes from one pixel to the next: input, output, residual.
+    /// Bytes from one pixel to the next: input (half of what it is in the widened one), output, residual.
     steps: [usize; 3],
     quant: &'a OutputQuant,
     add: Option<&'a AddQuant>,
 }
 
 impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
-    /// `weights` are the block's, `element` the bytes of an input element.
     #[target_feature(enable = "avx2")]
-    fn new(strip: &Strip<'a>, weights: *const u8, element: usize) -> Self {
+    fn new(strip: &Strip<'a>) -> Self {
+        let (narrow, wide) = strip.block.offsets().split_at(strip.block.narrow_groups());
+        let none = std::ptr::null();
+        let weights: (*const u8, *const u8) = match strip.block.weights() {
+            Weights::Narrow(w) => (w.as_slice().as_ptr().cast(), none),
+            Weights::Wide(w) => (none, w.as_slice().as_ptr().cast()),
+            Weights::Mixed(n, w) => (n.as_slice().as_ptr().cast(), w.as_slice().as_ptr().cast()),
+        };
         let (mut bias, mut scale) = ([_mm256_setzero_si256(); VECTORS], [_mm256_setzero_ps(); VECTORS]);
         for v in 0..VECTORS {
             // SAFETY: bias and scale have 16 lanes.
@@ -298,13 +303,13 @@ impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
         }
         let add = strip.residual.as_ref().map(|r| r.add);
         Shared {
-            runs: strip.block.runs(),
-            weights,
+            narrow: (narrow, weights.0),
+            wide: (wide, weights.1),
             bias,
             scale,
             finish: Finish::new(add.map_or(strip.quant, |add| &add.output)),
             columns: strip.block.columns,
-            steps: [strip.windows.step_x * element, strip.pixels.step_x, strip.residual.as_ref().map_or(0, |r| r.grid.step_x)],
+            steps: [strip.windows.step_x, strip.pixels.step_x, strip.residual.as_ref().map_or(0, |r| r.grid.step_x)],
             quant: strip.quant,
             add,
         }
@@ -314,32 +319,34 @@ impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
 /// Computes a strip whose block has `VECTORS * 8` lanes.
 ///
 /// # Safety
-/// `strip.check()` passed; `weights` are the block's, wide or narrow as `WIDE` says, and `VECTORS * 8` its lanes.
+/// `strip.check()` passed; `VECTORS * 8` are the block's lanes.
 #[target_feature(enable = "avx2")]
-unsafe fn pixels<const WIDE: bool, const VECTORS: usize>(strip: &mut Strip<'_>, weights: *const u8) {
-    let element = if WIDE { 2 } else { 1 };
-    let shared = Shared::<VECTORS>::new(strip, weights, element);
+unsafe fn pixels<const VECTORS: usize>(strip: &mut Strip<'_>) {
+    let shared = Shared::<VECTORS>::new(strip);
     let output = strip.output.as_mut_ptr();
     let residual = strip.residual.as_ref().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
+    let all_wide = shared.narrow.0.is_empty();
     let (height, width) = strip.rows();
     for y in 0..height {
+        let window = strip.windows.base + y * strip.windows.step_y;
         // SAFETY: row `y` is one of the strip's, and the steps below stay inside it: `strip.check()` covers them.
         unsafe {
             let mut at = At {
-                window: strip.input.as_ptr().add((strip.windows.base + y * strip.windows.step_y) * element),
+                bytes: strip.bytes.as_ptr().add(strip.bytes_before + window),
+                window: strip.input.as_ptr().wrapping_add(window * 2),
                 pixel: output.add(strip.pixels.base + y * strip.pixels.step_y),
                 residual: residual.map_or(output, |(from, grid)| from.add(grid.base + y * grid.step_y)),
             };
             let mut left = width;
             while left > 0 {
                 left -= match (VECTORS, left) {
-                    (1, 8..) => tile::<WIDE, VECTORS, 8>(&shared, &mut at),
-                    (2, 6 | 11..) if WIDE => tile::<WIDE, VECTORS, 6>(&shared, &mut at),
-                    (2, 5 | 9 | 10) => tile::<WIDE, VECTORS, 5>(&shared, &mut at),
-                    (2, 3 | 6) => tile::<WIDE, VECTORS, 3>(&shared, &mut at),
-                    (_, 4..) => tile::<WIDE, VECTORS, 4>(&shared, &mut at),
-                    (_, 2..) => tile::<WIDE, VECTORS, 2>(&shared, &mut at),
-                    _ => tile::<WIDE, VECTORS, 1>(&shared, &mut at),
+                    (1, 8..) => tile::<VECTORS, 8>(&shared, &mut at),
+                    (2, 6 | 11..) if all_wide => tile::<VECTORS, 6>(&shared, &mut at),
+                    (2, 5 | 9 | 10 | 13..) => tile::<VECTORS, 5>(&shared, &mut at),
+                    (2, 3 | 6) => tile::<VECTORS, 3>(&shared, &mut at),
+                    (_, 4..) => tile::<VECTORS, 4>(&shared, &mut at),
+                    (_, 2..) => tile::<VECTORS, 2>(&shared, &mut at),
+                    _ => tile::<VECTORS, 1>(&shared, &mut at),
                 };
             }
         }
@@ -348,6 +355,8 @@ unsafe fn pixels<const WIDE: bool, const VECTORS: usize>(strip: &mut Strip<'_>, 
 
 /// The next pixel of a row.
 struct At {
+    bytes: *const u8,
+    /// The same in the widened input; dangling where there is none.
     window: *const u8,
     pixel: *mut u8,
     residual: *const u8,
@@ -359,14 +368,16 @@ struct At {
 /// As [`pixels`]; the row has `PIXELS` pixels left.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile<const WIDE: bool, const VECTORS: usize, const PIXELS: usize>(shared: &Shared<'_, VECTORS>, at: &mut At) -> usize {
+unsafe fn tile<const VECTORS: usize, const PIXELS: usize>(shared: &Shared<'_, VECTORS>, at: &mut At) -> usize {
     let mut acc = [shared.bias; PIXELS];
-    // SAFETY: runs stay inside the window's span, `columns` bytes at every pixel and residual are there: all of it was
+    // SAFETY: groups stay inside the window's span, `columns` bytes at every pixel and residual are there: all of it was
     // checked for every pixel of the strip. Positions may move one past the row's end, which is never read.
     unsafe {
-        match WIDE {
-            false => narrow(shared.runs, shared.weights, at.window, shared.steps[0], &mut acc),
-            true => wide(shared.runs, shared.weights, at.window, shared.steps[0], &mut acc),
+        if !shared.narrow.0.is_empty() {
+            narrow(shared.narrow.0, shared.narrow.1, &windows(at.bytes, shared.steps[0]), &mut acc);
+        }
+        if !shared.wide.0.is_empty() {
+            wide(shared.wide.0, shared.wide.1, &windows(at.window, shared.steps[0] * 2), &mut acc);
         }
         match shared.add {
             None => {
@@ -384,7 +395,8 @@ unsafe fn tile<const WIDE: bool, const VECTORS: usize, const PIXELS: usize>(shar
             }
         }
         emit(&shared.finish, acc, at.pixel, shared.steps[1], shared.columns);
-        at.window = at.window.wrapping_add(PIXELS * shared.steps[0]);
+        at.bytes = at.bytes.wrapping_add(PIXELS * shared.steps[0]);
+        at.window = at.window.wrapping_add(PIXELS * shared.steps[0] * 2);
         at.pixel = at.pixel.wrapping_add(PIXELS * shared.steps[1]);
         at.residual = at.residual.wrapping_add(PIXELS * shared.steps[2]);
     }
@@ -402,27 +414,16 @@ fn pin(sums: &mut [__m256i]) {
     }
 }
 
-/// Windows of a tile, `step` bytes apart, in three registers: a new base after every third.
-#[derive(Clone, Copy)]
-struct Windows {
-    bases: [*const u8; 3],
-    step: usize,
-}
-
-impl Windows {
-    fn new(first: *const u8, step: usize) -> Windows {
-        let bases = [0, 1, 2].map(|i| {
-            let mut base = first.wrapping_add(3 * i * step);
-            // SAFETY: no instruction. The compiler must not know that the bases are related, or it computes every address anew.
-            unsafe { std::arch::asm!("/* {0} */", inout(reg) base, options(pure, nomem, nostack, preserves_flags)) };
-            base
-        });
-        Windows { bases, step }
-    }
-
-    fn advance(&mut self, bytes: usize) {
-        self.bases = self.bases.map(|base| base.wrapping_add(bytes));
-    }
+/// Windows of a tile, `step` bytes apart, a register each.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn windows<const PIXELS: usize>(first: *const u8, step: usize) -> [*const u8; PIXELS] {
+    std::array::from_fn(|pixel| {
+        let mut window = first.wrapping_add(pixel * step);
+        // SAFETY: no instruction. The compiler must not know how windows are related, or it computes every address anew.
+        unsafe { std::arch::asm!("/* {0} */", inout(reg) window, options(pure, nomem, nostack, preserves_flags)) };
+        window
+    })
 }
 
 /// `VECTORS` vectors of weights from `weights` on, which moves behind them.
@@ -441,103 +442,83 @@ unsafe fn next_weights<const VECTORS: usize>(weights: &mut *const u8) -> [__m256
     w
 }
 
-/// `acc += vpmaddwd(x, w)` for each vector, with `x` the four bytes at window `PIXEL`, `OFFSET` behind the current position.
+/// `acc += vpmaddwd(x, w)` for each vector, with `x` the four bytes at element `offset` of the widened `window`, and `SKIP` on.
 /// In assembly, because the compiler reorders the steps of a tile until they need more registers than there are.
 ///
 /// # Safety
 /// The four bytes are readable.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn wide_step<const VECTORS: usize, const OFFSET: usize>(
-    windows: &Windows,
-    pixel: usize,
+unsafe fn wide_step<const VECTORS: usize, const SKIP: usize>(
+    window: *const u8,
+    offset: usize,
     w: &[__m256i; VECTORS],
     acc: &mut [__m256i; VECTORS],
 ) {
-    macro_rules! step {
-        ($address:literal) => {
-            match acc.as_mut_slice() {
-                [a] => std::arch::asm!(
-                    concat!("vpbroadcastd {x}, ", $address),
-                    "vpmaddwd {x}, {x}, {w0}",
-                    "vpaddd {a}, {a}, {x}",
-                    base = in(reg) windows.bases[pixel / 3], step = in(reg) windows.step, offset = const OFFSET,
-                    w0 = in(ymm_reg) w[0], a = inout(ymm_reg) *a, x = out(ymm_reg) _,
-                    options(readonly, nostack, preserves_flags)
-                ),
-                [a, b] => std::arch::asm!(
-                    concat!("vpbroadcastd {x}, ", $address),
-                    "vpmaddwd {t}, {x}, {w0}",
-                    "vpmaddwd {x}, {x}, {w1}",
-                    "vpaddd {a}, {a}, {t}",
-                    "vpaddd {b}, {b}, {x}",
-                    base = in(reg) windows.bases[pixel / 3], step = in(reg) windows.step, offset = const OFFSET,
-                    w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1],
-                    a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _, t = out(ymm_reg) _,
-                    options(readonly, nostack, preserves_flags)
-                ),
-                _ => unreachable!(),
-            }
-        };
-    }
     // SAFETY: reads the four bytes of the contract.
     unsafe {
-        match pixel % 3 {
-            0 => step!("[{base} + {offset} /* {step} */]"),
-            1 => step!("[{base} + {step} + {offset}]"),
-            _ => step!("[{base} + 2 * {step} + {offset}]"),
+        match acc.as_mut_slice() {
+            [a] => std::arch::asm!(
+                "vpbroadcastd {x}, [{window} + 2 * {offset} + {skip}]",
+                "vpmaddwd {x}, {x}, {w0}",
+                "vpaddd {a}, {a}, {x}",
+                window = in(reg) window, offset = in(reg) offset, skip = const SKIP, w0 = in(ymm_reg) w[0],
+                a = inout(ymm_reg) *a, x = out(ymm_reg) _,
+                options(readonly, nostack, preserves_flags)
+            ),
+            [a, b] => std::arch::asm!(
+                "vpbroadcastd {x}, [{window} + 2 * {offset} + {skip}]",
+                "vpmaddwd {t}, {x}, {w0}",
+                "vpmaddwd {x}, {x}, {w1}",
+                "vpaddd {a}, {a}, {t}",
+                "vpaddd {b}, {b}, {x}",
+                window = in(reg) window, offset = in(reg) offset, skip = const SKIP, w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1],
+                a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _, t = out(ymm_reg) _,
+                options(readonly, nostack, preserves_flags)
+            ),
+            _ => unreachable!(),
         }
     }
 }
 
-/// `acc += vpmaddwd(vpmaddubsw(x, w), 1)`: as [`wide_step`].
+/// `acc += vpmaddwd(vpmaddubsw(x, w), 1)`: as [`wide_step`], on bytes.
 ///
 /// # Safety
-/// The four bytes are readable.
+/// The four bytes at `offset` are readable.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn narrow_step<const VECTORS: usize>(
-    windows: &Windows,
-    pixel: usize,
+    window: *const u8,
+    offset: usize,
     w: &[__m256i; VECTORS],
     ones: __m256i,
     acc: &mut [__m256i; VECTORS],
 ) {
-    macro_rules! step {
-        ($address:literal) => {
-            match acc.as_mut_slice() {
-                [a] => std::arch::asm!(
-                    concat!("vpbroadcastd {x}, ", $address),
-                    "vpmaddubsw {x}, {x}, {w0}",
-                    "vpmaddwd {x}, {x}, {ones}",
-                    "vpaddd {a}, {a}, {x}",
-                    base = in(reg) windows.bases[pixel / 3], step = in(reg) windows.step,
-                    w0 = in(ymm_reg) w[0], ones = in(ymm_reg) ones, a = inout(ymm_reg) *a, x = out(ymm_reg) _,
-                    options(readonly, nostack, preserves_flags)
-                ),
-                [a, b] => std::arch::asm!(
-                    concat!("vpbroadcastd {x}, ", $address),
-                    "vpmaddubsw {t}, {x}, {w0}",
-                    "vpmaddubsw {x}, {x}, {w1}",
-                    "vpmaddwd {t}, {t}, {ones}",
-                    "vpmaddwd {x}, {x}, {ones}",
-                    "vpaddd {a}, {a}, {t}",
-                    "vpaddd {b}, {b}, {x}",
-                    base = in(reg) windows.bases[pixel / 3], step = in(reg) windows.step,
-                    w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1], ones = in(ymm_reg) ones,
-                    a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _, t = out(ymm_reg) _,
-                    options(readonly, nostack, preserves_flags)
-                ),
-                _ => unreachable!(),
-            }
-        };
-    }
     // SAFETY: reads the four bytes of the contract.
     unsafe {
-        match pixel % 3 {
-            0 => step!("[{base} /* {step} */]"),
-            1 => step!("[{base} + {step}]"),
-            _ => step!("[{base} + 2 * {step}]"),
+        match acc.as_mut_slice() {
+            [a] => std::arch::asm!(
+                "vpbroadcastd {x}, [{window} + {offset}]",
+                "vpmaddubsw {x}, {x}, {w0}",
+                "vpmaddwd {x}, {x}, {ones}",
+                "vpaddd {a}, {a}, {x}",
+                window = in(reg) window, offset = in(reg) offset, w0 = in(ymm_reg) w[0], ones = in(ymm_reg) ones,
+                a = inout(ymm_reg) *a, x = out(ymm_reg) _,
+                options(readonly, nostack, preserves_flags)
+            ),
+            [a, b] => std::arch::asm!(
+                "vpbroadcastd {x}, [{window} + {offset}]",
+                "vpmaddubsw {t}, {x}, {w0}",
+                "vpmaddubsw {x}, {x}, {w1}",
+                "vpmaddwd {t}, {t}, {ones}",
+                "vpmaddwd {x}, {x}, {ones}",
+                "vpaddd {a}, {a}, {t}",
+                "vpaddd {b}, {b}, {x}",
+                window = in(reg) window, offset = in(reg) offset, w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1],
+                ones = in(ymm_reg) ones, a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _, t = out(ymm_reg) _,
+                options(readonly, nostack, preserves_flags)
+            ),
+            _ => unreachable!(),
         }
     }
 }
@@ -545,61 +526,50 @@ unsafe fn narrow_step<const VECTORS: usize>(
 /// Byte products.
 ///
 /// # Safety
-/// Every run is readable at `PIXELS` windows from `window`, `step` bytes apart; `weights` hold `VECTORS * 32` bytes a group.
+/// Four bytes are readable at every offset of every window; `weights` hold `VECTORS * 32` bytes a group.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn narrow<const VECTORS: usize, const PIXELS: usize>(
-    runs: &[Run],
+    offsets: &[u32],
     mut weights: *const u8,
-    window: *const u8,
-    step: usize,
+    windows: &[*const u8; PIXELS],
     acc: &mut [[__m256i; VECTORS]; PIXELS],
 ) {
     let ones = _mm256_set1_epi16(1);
-    for run in runs {
-        let mut windows = Windows::new(window.wrapping_add(run.offset), step);
-        for _ in 0..run.groups {
-            // SAFETY: the function's contract.
-            unsafe {
-                let w = next_weights::<VECTORS>(&mut weights);
-                for (p, acc) in acc.iter_mut().enumerate() {
-                    narrow_step(&windows, p, &w, ones, acc);
-                }
+    for &offset in offsets {
+        // SAFETY: the function's contract.
+        unsafe {
+            let w = next_weights::<VECTORS>(&mut weights);
+            for (acc, &window) in acc.iter_mut().zip(windows) {
+                narrow_step(window, offset as usize, &w, ones, acc);
             }
-            windows.advance(4);
         }
     }
 }
 
-/// Products of 16-bit numbers: two steps a group.
+/// Products of 16-bit numbers: two steps a group. Offsets count elements.
 ///
 /// # Safety
-/// Every run is readable, two bytes an element, at `PIXELS` windows from `window`, `step` bytes apart; `weights` hold
-/// `VECTORS * 64` bytes a group.
+/// Eight bytes are readable at every offset of every window; `weights` hold `VECTORS * 64` bytes a group.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn wide<const VECTORS: usize, const PIXELS: usize>(
-    runs: &[Run],
+    offsets: &[u32],
     mut weights: *const u8,
-    window: *const u8,
-    step: usize,
+    windows: &[*const u8; PIXELS],
     acc: &mut [[__m256i; VECTORS]; PIXELS],
 ) {
-    for run in runs {
-        let mut windows = Windows::new(window.wrapping_add(run.offset * 2), step);
-        for _ in 0..run.groups {
-            // SAFETY: the function's contract.
-            unsafe {
-                let w = next_weights::<VECTORS>(&mut weights);
-                for (p, acc) in acc.iter_mut().enumerate() {
-                    wide_step::<VECTORS, 0>(&windows, p, &w, acc);
-                }
-                let w = next_weights::<VECTORS>(&mut weights);
-                for (p, acc) in acc.iter_mut().enumerate() {
-                    wide_step::<VECTORS, 4>(&windows, p, &w, acc);
-                }
+    for &offset in offsets {
+        // SAFETY: the function's contract.
+        unsafe {
+            let w = next_weights::<VECTORS>(&mut weights);
+            for (acc, &window) in acc.iter_mut().zip(windows) {
+                wide_step::<VECTORS, 0>(window, offset as usize, &w, acc);
             }
-            windows.advance(8);
+            let w = next_weights::<VECTORS>(&mut weights);
+            for (acc, &window) in acc.iter_mut().zip(windows) {
+                wide_step::<VECTORS, 4>(window, offset as usize, &w, acc);
+            }
         }
     }
 }

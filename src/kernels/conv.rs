@@ -172,13 +172,16 @@ pub(crate) struct Residual<'a> {
 }
 
 /// One block of output channels over some output rows: the inner loops' unit of work. `input` is the activation's bytes for
-/// narrow weights, the same as little-endian 16-bit numbers for wide ones; `windows` counts elements either way.
+/// narrow weights, the same as little-endian 16-bit numbers for wide and mixed ones; `windows` counts elements either way.
 pub(crate) struct Strip<'a> {
     pub block: &'a Block,
     pub height: usize,
     pub width: usize,
     pub input: &'a [u8],
     pub windows: Grid,
+    /// The activation's bytes, of which the first `bytes_before` lie before those that `windows` counts.
+    pub bytes: &'a [u8],
+    pub bytes_before: usize,
     pub output: &'a mut [u8],
     pub pixels: Grid,
     pub quant: &'a OutputQuant,
@@ -203,7 +206,8 @@ impl Strip<'_> {
     /// (`SLACK` covers it) and touch exactly `columns` bytes of an output pixel.
     pub fn check(&self) {
         let width = if matches!(self.block.weights(), Weights::Narrow(_)) { 1 } else { 2 };
-        assert!((self.windows.last(self.height, self.width) + self.block.span()) * width <= self.input.len());
+        let end = self.windows.last(self.height, self.width) + self.block.span();
+        assert!(end * width <= self.input.len() && end + self.bytes_before <= self.bytes.len());
         assert!(self.pixels.last(self.height, self.width) + self.block.columns <= self.output.len());
         if let Some(residual) = &self.residual {
             let bytes = residual.bytes.map_or(self.output.len(), <[u8]>::len);
@@ -312,12 +316,13 @@ impl Conv {
         }
     }
 
-    /// What runs, for reports: instruction set, kind, and for dense layers how many blocks needed 16-bit products.
+    /// What runs, for reports: instruction set, kind, and for dense layers how many weights need 16-bit products.
     pub fn describe(&self) -> String {
         match &self.body {
             Body::Dense { blocks, .. } => {
-                let wide = blocks.iter().filter(|b| matches!(b.weights(), Weights::Wide(_))).count();
-                format!("{} dense, {wide}/{} blocks wide", self.isa.name(), blocks.len())
+                let count = |groups: fn(&Block) -> usize| blocks.iter().map(groups).sum::<usize>();
+                let (all, narrow) = (count(|b| b.offsets().len()), count(Block::narrow_groups));
+                format!("{} dense, {:.0} % of the weights wide", self.isa.name(), 100.0 * (all - narrow) as f32 / all as f32)
             }
             Body::Depthwise(_) => format!("{} depthwise", self.isa.name()),
             Body::Winograd(_) => format!("{} winograd 4x4", self.isa.name()),
@@ -365,9 +370,10 @@ impl Conv {
             for block in blocks {
                 let (bytes, base) = match block.weights() {
                     Weights::Narrow(_) => (input, 0),
-                    Weights::Wide(_) => (&*wide, window.start),
+                    Weights::Wide(_) | Weights::Mixed(..) => (&*wide, window.start),
                 };
-                let mut strip = self.strip(block, chunk.clone(), bytes, base, output, self.output.rows(rows.clone()).start, residual);
+                let inputs = [(bytes, base), (input, base)];
+                let mut strip = self.strip(block, chunk.clone(), inputs, output, self.output.rows(rows.clone()).start, residual);
                 kernel.strip(&mut strip);
             }
         }
@@ -379,8 +385,7 @@ impl Conv {
         &'a self,
         block: &'a Block,
         rows: Range<usize>,
-        input: &'a [u8],
-        input_base: usize,
+        [(input, input_base), (bytes, bytes_before)]: [(&'a [u8], usize); 2],
         output: &'a mut [u8],
         output_base: usize,
         residual: Option<&'a [u8]>,
@@ -393,6 +398,8 @@ impl Conv {
             width: self.output.width,
             input,
             windows: Grid { base, step_y: self.steps[0], step_x: self.steps[1] },
+            bytes,
+            bytes_before,
             output,
             pixels: Grid::of(&self.output, rows.start, block.channel, output_base),
             quant: &self.quant,
@@ -463,7 +470,7 @@ fn body<K: Kernel>(_: K, params: &ConvParams) -> Result<Body, Error> {
             blocks.push(pack(&K::STYLE, &stretches, &columns)?);
         }
     }
-    let any_wide = blocks.iter().any(|b| matches!(b.weights(), Weights::Wide(_)));
+    let any_wide = blocks.iter().any(|b| !matches!(b.weights(), Weights::Narrow(_)));
     Ok(Body::Dense { blocks, any_wide })
 }
 

@@ -30,6 +30,7 @@ mod pool;
 mod portable;
 pub mod reference;
 mod requant;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "chosen by x86 only"))]
 mod winograd;
 
 #[cfg(target_arch = "x86_64")]

@@ -21,7 +21,7 @@
 //! so that is where the constant goes, and back into the bias. [`outputs`] refuses channels that can still sum to more.
 
 use super::conv::{ConvParams, Grid, Residual, taps_first};
-use super::pack::{Aligned, Columns, LANES, Style, folded_bias, is_loud};
+use super::pack::{Aligned, Columns, GROUP, LANES, Style, folded_bias, is_loud};
 use super::{Error, OutputQuant};
 
 /// Output pixels of a tile, along each axis.
@@ -56,6 +56,8 @@ pub(crate) struct Winograd {
     pub blocks: Vec<Outputs>,
     /// `[block][position][pair of input channels][lane][2]`.
     pub weights: Aligned<i16>,
+    /// Of every group of input channels, for the dense loop.
+    pub offsets: Vec<u32>,
     /// Tiles that are transformed, then multiplied.
     pub batch: usize,
 }
@@ -102,7 +104,8 @@ impl Winograd {
         }
         let batch = (BATCH_BYTES / (POSITIONS * depth * 2)).clamp(1, BATCH);
         let batch = batch.min(params.output.height.div_ceil(TILE) * params.output.width.div_ceil(TILE));
-        Ok(Some(Winograd { depth, blocks, weights: Aligned::new(&weights), batch }))
+        let offsets = (0..depth as u32).step_by(GROUP).collect();
+        Ok(Some(Winograd { depth, blocks, weights: Aligned::new(&weights), offsets, batch }))
     }
 
     /// Costs are in multiplications of the dense loop. Transforms cost about 160 an input channel and 280 an output channel

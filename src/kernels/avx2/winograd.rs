@@ -1,8 +1,8 @@
 //! Winograd's F(4x4, 3x3): transforms 16 channels at a time, products by the dense 16-bit loop.
 
-use super::super::pack::{LANES, Run};
+use super::super::pack::{GROUP, LANES};
 use super::super::winograd::{CENTER, DEPTH, INVERSE, Job, Outputs, POSITIONS, REACH, SHIFTS, TILE, Winograd};
-use super::{Finish, emit, get, plus, scaled, wide};
+use super::{Finish, emit, get, plus, scaled, wide, windows};
 use std::arch::x86_64::*;
 
 /// All tiles of the job, batch by batch.
@@ -33,7 +33,7 @@ pub(super) unsafe fn run(wg: &Winograd, job: &mut Job<'_>) {
                     let start = if position == CENTER { center } else { [_mm256_setzero_si256(); 2] };
                     let weights = weights.add((b * POSITIONS + position) * wg.depth * LANES * 2);
                     let (from, to) = (input.add(position * input_stride), products.add(position * product_stride));
-                    multiply(from, weights, to.cast(), wg.depth, batch.len(), start);
+                    multiply(from, weights, to.cast(), &wg.offsets, batch.len(), start);
                 }
                 for (i, tile) in batch.clone().enumerate() {
                     let tile = Tile::of(job, tile, across);
@@ -118,22 +118,22 @@ unsafe fn transform_input(job: &Job<'_>, tile: &Tile, depth: usize, to: *mut u8,
 /// # Safety
 /// All three are as large as that.
 #[target_feature(enable = "avx2")]
-unsafe fn multiply(mut from: *const u8, weights: *const u8, mut to: *mut __m256i, depth: usize, count: usize, start: [__m256i; 2]) {
+unsafe fn multiply(mut from: *const u8, weights: *const u8, mut to: *mut __m256i, offsets: &[u32], count: usize, start: [__m256i; 2]) {
     let mut left = count;
     while left > 0 {
         // SAFETY: `left` tiles are left.
         let done = unsafe {
             match left {
-                6 | 11.. => multiply_some::<6>(from, weights, to, depth, start),
-                5 | 9 | 10 => multiply_some::<5>(from, weights, to, depth, start),
-                4 | 7 | 8 => multiply_some::<4>(from, weights, to, depth, start),
-                3 => multiply_some::<3>(from, weights, to, depth, start),
-                2 => multiply_some::<2>(from, weights, to, depth, start),
-                _ => multiply_some::<1>(from, weights, to, depth, start),
+                6 | 11.. => multiply_some::<6>(from, weights, to, offsets, start),
+                5 | 9 | 10 => multiply_some::<5>(from, weights, to, offsets, start),
+                4 | 7 | 8 => multiply_some::<4>(from, weights, to, offsets, start),
+                3 => multiply_some::<3>(from, weights, to, offsets, start),
+                2 => multiply_some::<2>(from, weights, to, offsets, start),
+                _ => multiply_some::<1>(from, weights, to, offsets, start),
             }
         };
         left -= done;
-        from = from.wrapping_add(done * depth * 2);
+        from = from.wrapping_add(done * offsets.len() * GROUP * 2);
         to = to.wrapping_add(done * 2);
     }
 }
@@ -144,11 +144,17 @@ unsafe fn multiply(mut from: *const u8, weights: *const u8, mut to: *mut __m256i
 /// As there.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn multiply_some<const T: usize>(from: *const u8, weights: *const u8, to: *mut __m256i, depth: usize, start: [__m256i; 2]) -> usize {
+unsafe fn multiply_some<const T: usize>(
+    from: *const u8,
+    weights: *const u8,
+    to: *mut __m256i,
+    offsets: &[u32],
+    start: [__m256i; 2],
+) -> usize {
     let mut acc = [start; T];
     // SAFETY: the function's contract.
     unsafe {
-        wide(&[Run { offset: 0, groups: depth / 4 }], weights, from, depth * 2, &mut acc);
+        wide(offsets, weights, &windows(from, offsets.len() * GROUP * 2), &mut acc);
         for (i, &v) in acc.as_flattened().iter().enumerate() {
             _mm256_storeu_si256(to.add(i), v);
         }
