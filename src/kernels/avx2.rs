@@ -202,9 +202,10 @@ impl Finish {
     /// Two pixels of 16 channels, 8 in each vector, become 16 bytes each.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn two_of_sixteen(&self, a: [__m256i; 2], b: [__m256i; 2]) -> __m256i {
+    fn two_of_sixteen(&self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m128i; 2] {
         let bytes = self.bytes(_mm256_packs_epi32(a[0], a[1]), _mm256_packs_epi32(b[0], b[1]));
-        _mm256_permute4x64_epi64::<0b11_01_10_00>(bytes)
+        let (first, second) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
+        [_mm_unpacklo_epi64(first, second), _mm_unpackhi_epi64(first, second)]
     }
 
     /// Four pixels of 8 channels become 8 bytes each.
@@ -326,6 +327,7 @@ unsafe fn pixels<const VECTORS: usize>(strip: &mut Strip<'_>) {
     let output = strip.output.as_mut_ptr();
     let residual = strip.residual.as_ref().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
     let all_wide = shared.narrow.0.is_empty();
+    let plain = shared.add.is_none() && shared.columns == VECTORS * 8;
     let (height, width) = strip.rows();
     for y in 0..height {
         let window = strip.windows.base + y * strip.windows.step_y;
@@ -339,14 +341,9 @@ unsafe fn pixels<const VECTORS: usize>(strip: &mut Strip<'_>) {
             };
             let mut left = width;
             while left > 0 {
-                left -= match (VECTORS, left) {
-                    (1, 8..) => tile::<VECTORS, 8>(&shared, &mut at),
-                    (2, 6 | 11..) if all_wide => tile::<VECTORS, 6>(&shared, &mut at),
-                    (2, 5 | 9 | 10 | 13..) => tile::<VECTORS, 5>(&shared, &mut at),
-                    (2, 3 | 6) => tile::<VECTORS, 3>(&shared, &mut at),
-                    (_, 4..) => tile::<VECTORS, 4>(&shared, &mut at),
-                    (_, 2..) => tile::<VECTORS, 2>(&shared, &mut at),
-                    _ => tile::<VECTORS, 1>(&shared, &mut at),
+                left -= match plain {
+                    true => next_tile::<VECTORS, true>(&shared, &mut at, left, all_wide),
+                    false => next_tile::<VECTORS, false>(&shared, &mut at, left, all_wide),
                 };
             }
         }
@@ -362,13 +359,39 @@ struct At {
     residual: *const u8,
 }
 
+/// The next tile of a row with `left` pixels left, as large as pays.
+///
+/// # Safety
+/// As [`tile`].
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn next_tile<const VECTORS: usize, const PLAIN: bool>(
+    shared: &Shared<'_, VECTORS>,
+    at: &mut At,
+    left: usize,
+    all_wide: bool,
+) -> usize {
+    // SAFETY: the function's contract; no tile is larger than what is left.
+    unsafe {
+        match (VECTORS, left) {
+            (1, 8..) => tile::<VECTORS, PLAIN, 8>(shared, at),
+            (2, 6 | 11..) if all_wide => tile::<VECTORS, PLAIN, 6>(shared, at),
+            (2, 5 | 9 | 10 | 13..) => tile::<VECTORS, PLAIN, 5>(shared, at),
+            (2, 3 | 6) => tile::<VECTORS, PLAIN, 3>(shared, at),
+            (_, 4..) => tile::<VECTORS, PLAIN, 4>(shared, at),
+            (_, 2..) => tile::<VECTORS, PLAIN, 2>(shared, at),
+            _ => tile::<VECTORS, PLAIN, 1>(shared, at),
+        }
+    }
+}
+
 /// One register tile: the next `PIXELS` pixels. Moves `at` behind them and returns how many they were.
 ///
 /// # Safety
-/// As [`pixels`]; the row has `PIXELS` pixels left.
+/// As [`pixels`]; the row has `PIXELS` pixels left; `PLAIN` only without a residual and with all columns.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile<const VECTORS: usize, const PIXELS: usize>(shared: &Shared<'_, VECTORS>, at: &mut At) -> usize {
+unsafe fn tile<const VECTORS: usize, const PLAIN: bool, const PIXELS: usize>(shared: &Shared<'_, VECTORS>, at: &mut At) -> usize {
     let mut acc = [shared.bias; PIXELS];
     // SAFETY: groups stay inside the window's span, `columns` bytes at every pixel and residual are there: all of it was
     // checked for every pixel of the strip. Positions may move one past the row's end, which is never read.
@@ -379,7 +402,7 @@ unsafe fn tile<const VECTORS: usize, const PIXELS: usize>(shared: &Shared<'_, VE
         if !shared.wide.0.is_empty() {
             wide(shared.wide.0, shared.wide.1, &windows(at.window, shared.steps[0] * 2), &mut acc);
         }
-        match shared.add {
+        match shared.add.filter(|_| !PLAIN) {
             None => {
                 for acc in &mut acc {
                     for (acc, &scale) in acc.iter_mut().zip(&shared.scale) {
@@ -394,7 +417,7 @@ unsafe fn tile<const VECTORS: usize, const PIXELS: usize>(shared: &Shared<'_, VE
                 }
             }
         }
-        emit(&shared.finish, acc, at.pixel, shared.steps[1], shared.columns);
+        emit(&shared.finish, acc, at.pixel, shared.steps[1], if PLAIN { VECTORS * 8 } else { shared.columns });
         at.bytes = at.bytes.wrapping_add(PIXELS * shared.steps[0]);
         at.window = at.window.wrapping_add(PIXELS * shared.steps[0] * 2);
         at.pixel = at.pixel.wrapping_add(PIXELS * shared.steps[1]);
@@ -421,7 +444,7 @@ fn windows<const PIXELS: usize>(first: *const u8, step: usize) -> [*const u8; PI
     std::array::from_fn(|pixel| {
         let mut window = first.wrapping_add(pixel * step);
         // SAFETY: no instruction. The compiler must not know how windows are related, or it computes every address anew.
-        unsafe { std::arch::asm!("/* {0} */", inout(reg) window, options(pure, nomem, nostack, preserves_flags)) };
+        unsafe { std::arch::asm!("/* {0} */", inout(reg) window, options(pure, readonly, nostack, preserves_flags)) };
         window
     })
 }
@@ -630,9 +653,9 @@ unsafe fn emit<const VECTORS: usize, const PIXELS: usize>(
             for p in (0..PIXELS).step_by(2) {
                 let pair = |i: usize| [values[i][0], values[i][VECTORS - 1]];
                 let bytes = finish.two_of_sixteen(pair(p), pair((p + 1).min(last)));
-                put(to.add(p * step), _mm256_castsi256_si128(bytes), columns);
+                put(to.add(p * step), bytes[0], columns);
                 if p < last {
-                    put(to.add((p + 1) * step), _mm256_extracti128_si256::<1>(bytes), columns);
+                    put(to.add((p + 1) * step), bytes[1], columns);
                 }
             }
         }

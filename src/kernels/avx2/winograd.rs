@@ -167,6 +167,7 @@ type Sums = [[[__m256i; 2]; TILE]; TILE];
 
 /// # Safety
 /// `from` has `LANES` 32-bit numbers at each position.
+#[allow(clippy::needless_range_loop, reason = "rows and columns are alike; with iterators the compiler copies them")]
 #[target_feature(enable = "avx2")]
 unsafe fn transform_output(from: *const u8, stride: usize, outputs: &Outputs) -> Sums {
     let mut sums = [[[_mm256_setzero_si256(); 2]; TILE]; TILE];
