@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Wide: the same tile, `acc += vpmaddwd(x, w)` on 16-bit pairs, exact for every weight. Lanes are ordered so that the
-//! packs of the epilogue, which interleave 128-bit halves, leave channels in order. Depthwise: see [`depthwise`].
+//! packs of the epilogue, which interleave 128-bit halves, leave channels in order. What is not dense lies in files of its own.
 //!
 //! Every loop works on raw pointers after one check of the whole strip ([`Strip::check`], [`Depthwise::check`]).
 
@@ -26,6 +26,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 mod depthwise;
+mod elementwise;
 mod winograd;
 
 /// Proof that the CPU has AVX2.
@@ -63,7 +64,7 @@ impl Kernel for Avx2 {
     fn widen(self, bytes: &[u8], wide: &mut [u8]) {
         assert_eq!(bytes.len() * 2, wide.len());
         // SAFETY: `self` proves AVX2; the lengths were compared.
-        unsafe { widen_bytes(bytes, wide) }
+        unsafe { elementwise::widen_bytes(bytes, wide) }
     }
 
     fn add(self, quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
@@ -73,8 +74,16 @@ impl Kernel for Avx2 {
         let whole = output.len() / 16 * 16;
         assert!(a.len() == output.len() && b.len() == output.len());
         // SAFETY: `self` proves AVX2; the lengths were compared.
-        unsafe { add_bytes(quant, &a[..whole], &b[..whole], &mut output[..whole]) };
+        unsafe { elementwise::add_bytes(quant, &a[..whole], &b[..whole], &mut output[..whole]) };
         Portable.add(quant, &a[whole..], &b[whole..], &mut output[whole..]);
+    }
+
+    fn table(self, table: &[u8; 256], input: Option<&[u8]>, output: &mut [u8]) {
+        let whole = output.len() / 32 * 32;
+        assert!(input.is_none_or(|input| input.len() == output.len()));
+        // SAFETY: `self` proves AVX2; the lengths were compared.
+        unsafe { elementwise::look_up(table, input.map(|input| &input[..whole]), &mut output[..whole]) };
+        Portable.table(table, input.map(|input| &input[whole..]), &mut output[whole..]);
     }
 
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
@@ -84,6 +93,15 @@ impl Kernel for Avx2 {
         dw.check(input, output, &rows);
         // SAFETY: `self` proves AVX2; the buffers were checked.
         unsafe { depthwise::rows(dw, input, output, rows) }
+    }
+
+    fn compiled<R>(self, f: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx2")]
+        fn call<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        // SAFETY: `self` proves AVX2.
+        unsafe { call(f) }
     }
 
     const WINOGRAD: bool = true;
@@ -112,53 +130,6 @@ fn peak(iterations: usize) -> usize {
     let sum = acc.into_iter().fold(_mm256_setzero_si256(), |s, a| _mm256_add_epi32(s, a));
     std::hint::black_box(_mm256_extract_epi32::<0>(sum));
     iterations * CHAINS * 32
-}
-
-/// Bytes to 16-bit numbers.
-///
-/// # Safety
-/// `wide` is twice as long as `bytes`.
-#[target_feature(enable = "avx2")]
-unsafe fn widen_bytes(bytes: &[u8], wide: &mut [u8]) {
-    let whole = bytes.len() / 16 * 16;
-    for at in (0..whole).step_by(16) {
-        // SAFETY: `at + 16 <= bytes.len()`, and `wide` is twice as long.
-        unsafe {
-            let x = _mm_loadu_si128(bytes.as_ptr().add(at).cast());
-            _mm256_storeu_si256(wide.as_mut_ptr().add(2 * at).cast(), _mm256_cvtepu8_epi16(x));
-        }
-    }
-    for (&byte, pair) in bytes[whole..].iter().zip(wide[2 * whole..].chunks_exact_mut(2)) {
-        pair.copy_from_slice(&u16::from(byte).to_le_bytes());
-    }
-}
-
-/// The sum of two tensors, 16 elements at a time.
-///
-/// # Safety
-/// Three slices of one length, a multiple of 16.
-#[target_feature(enable = "avx2")]
-unsafe fn add_bytes(quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
-    let finish = Finish::new(&quant.output);
-    let zeros = [quant.a_zero, quant.b_zero].map(|zero| i32::from(store(zero)));
-    let (a_zero, b_zero) = (_mm256_set1_epi32(zeros[0]), _mm256_set1_epi32(zeros[1]));
-    let (a_ratio, b_ratio) = (_mm256_set1_ps(quant.a_ratio), _mm256_set1_ps(quant.b_ratio));
-    for at in (0..output.len()).step_by(16) {
-        let mut sums = [_mm256_setzero_si256(); 2];
-        for (half, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: eight bytes from `at + 8 * half` are inside all three.
-            let (a, b) = unsafe {
-                let at = at + 8 * half;
-                (_mm_loadl_epi64(a.as_ptr().add(at).cast()), _mm_loadl_epi64(b.as_ptr().add(at).cast()))
-            };
-            let a = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(a), a_zero));
-            let b = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(b), b_zero));
-            *sum = _mm256_cvtps_epi32(_mm256_add_ps(_mm256_mul_ps(a, a_ratio), _mm256_mul_ps(b, b_ratio)));
-        }
-        let bytes = finish.four_of_eight([sums[0], sums[1], sums[0], sums[1]]);
-        // SAFETY: 16 bytes from `at` are inside.
-        unsafe { _mm_storeu_si128(output.as_mut_ptr().add(at).cast(), _mm256_castsi256_si128(bytes)) };
-    }
 }
 
 // ---------------------------------------------------------------------------------------------------------- epilogue
