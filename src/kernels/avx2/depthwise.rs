@@ -21,7 +21,7 @@ use std::ops::Range;
 const ROWS: usize = 4;
 
 /// Output columns that share it, at stride 1; half of that at stride 2.
-const SPAN: usize = 32;
+const SPAN: usize = 16;
 
 /// Most input columns of a span, and most pairs of a group: a 5x5 window.
 const COLUMNS: usize = SPAN + 4;
