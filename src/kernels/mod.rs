@@ -20,6 +20,9 @@
 //! - Results are bit-equal to `reference` on every instruction set and for every split.
 //! - `scratch` is a buffer of the thread's own, at least `scratch_bytes()` long, contents irrelevant before and after.
 
+mod binary;
+#[allow(unsafe_code)]
+mod compiled;
 mod conv;
 mod depthwise;
 mod elementwise;
@@ -29,6 +32,7 @@ mod pool;
 mod portable;
 pub mod reference;
 mod requant;
+mod rows;
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
@@ -41,11 +45,12 @@ mod neon;
 #[cfg(test)]
 mod suite;
 
+pub use binary::{Binary, BinaryQuant};
 pub use conv::{Conv, ConvParams};
 pub use elementwise::{Add, Table};
 pub use layout::{Border, Layout, SLACK};
 pub use pool::{Pool, PoolKind, PoolParams};
-pub use requant::{AddQuant, OutputQuant, check_multiplier, round};
+pub use requant::{AddQuant, MulQuant, OutputQuant, check_multiplier, round};
 
 use std::fmt;
 

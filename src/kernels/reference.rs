@@ -3,7 +3,7 @@
 //! Nothing here knows of layouts, packing or instruction sets. Sums are `i64`, so they are exact for every input; a kernel
 //! that gives another byte is wrong. Windows are written by tensor coordinate; outside the tensor lies the zero point.
 
-use super::{AddQuant, ConvParams, OutputQuant, PoolKind, PoolParams};
+use super::{AddQuant, BinaryQuant, ConvParams, MulQuant, OutputQuant, PoolKind, PoolParams};
 
 /// Value at (y, x, channel), coordinates possibly outside.
 fn at(input: &[i8], params: &Geometry, y: isize, x: isize, channel: usize) -> Option<i8> {
@@ -66,6 +66,24 @@ pub fn add(q: &AddQuant, a: &[i8], b: &[i8]) -> Vec<i8> {
         rounded.clamp(f64::from(q.output.low), f64::from(q.output.high)) as i8
     };
     a.iter().zip(b).map(sum).map(quantize).collect()
+}
+
+/// Elementwise product, requantized.
+pub fn multiply(q: &MulQuant, a: &[i8], b: &[i8]) -> Vec<i8> {
+    let product = |(&a, &b): (&i8, &i8)| (i64::from(a) - i64::from(q.a_zero)) * (i64::from(b) - i64::from(q.b_zero));
+    a.iter().zip(b).map(product).map(|product| requantize(product, q.ratio, &q.output)).collect()
+}
+
+/// Sum or product of `a`, of shape `[height, width, channels]`, and `b`, whose axes are as long or 1.
+pub fn binary(q: &BinaryQuant, [height, width, channels]: [usize; 3], a: &[i8], b_shape: [usize; 3], b: &[i8]) -> Vec<i8> {
+    let index = |size: usize, i: usize| if size == 1 { 0 } else { i };
+    let at = |y, x, c| (index(b_shape[0], y) * b_shape[1] + index(b_shape[1], x)) * b_shape[2] + index(b_shape[2], c);
+    let rows = (0..height).flat_map(|y| (0..width).map(move |x| (y, x)));
+    let full: Vec<i8> = rows.flat_map(|(y, x)| (0..channels).map(move |c| at(y, x, c))).map(|i| b[i]).collect();
+    match q {
+        BinaryQuant::Add(q) => add(q, a, &full),
+        BinaryQuant::Mul(q) => multiply(q, a, &full),
+    }
 }
 
 /// Largest or mean value of each window. Taps outside the tensor count for nothing, except that a mean with
