@@ -24,8 +24,10 @@ mod binary;
 #[allow(unsafe_code)]
 mod compiled;
 mod conv;
+mod dense;
 mod depthwise;
 mod elementwise;
+mod gather;
 mod layout;
 mod pack;
 mod pool;
@@ -33,6 +35,7 @@ mod portable;
 pub mod reference;
 mod requant;
 mod rows;
+mod transpose;
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
@@ -47,10 +50,12 @@ mod suite;
 
 pub use binary::{Binary, BinaryQuant};
 pub use conv::{Conv, ConvParams};
+pub use dense::{Element, Export, Import, Order};
 pub use elementwise::{Add, Table};
+pub use gather::{CopyInto, Gather};
 pub use layout::{Border, Layout, SLACK};
 pub use pool::{Pool, PoolKind, PoolParams};
-pub use requant::{AddQuant, MulQuant, OutputQuant, check_multiplier, round};
+pub use requant::{AddQuant, MulQuant, OutputQuant, check_multiplier, check_scale, round};
 
 use std::fmt;
 
@@ -158,6 +163,8 @@ pub enum Error {
     Accumulator { channel: usize, bound: u64 },
     /// A scale ratio that is zero, not finite, denormal or above 2^60.
     Multiplier(f32),
+    /// A scale that is not a positive number within 2^-60..=2^60.
+    Scale { what: &'static str, found: f32 },
     /// `low` above `high`.
     EmptyRange(OutputQuant),
 }
@@ -176,6 +183,7 @@ impl fmt::Display for Error {
                 write!(f, "output channel {channel} can sum to {bound}, beyond the {} of an int32", i32::MAX)
             }
             Error::Multiplier(m) => write!(f, "scale ratio {m} is zero, not finite, denormal or above 2^60"),
+            Error::Scale { what, found } => write!(f, "{what}: {found} is not a positive number within 2^-60..=2^60"),
             Error::EmptyRange(q) => write!(f, "activation range {}..={} is empty", q.low, q.high),
         }
     }

@@ -129,6 +129,12 @@ pub fn check_multiplier(multiplier: f32) -> Result<(), Error> {
     if magnitude.is_normal() && magnitude <= 2f32.powi(60) { Ok(()) } else { Err(Error::Multiplier(multiplier)) }
 }
 
+/// Scales that quantize or dequantize are positive and within 2^-60..=2^60.
+pub fn check_scale(what: &'static str, scale: f32) -> Result<(), Error> {
+    let limits = 2f32.powi(-60)..=2f32.powi(60);
+    if limits.contains(&scale) { Ok(()) } else { Err(Error::Scale { what, found: scale }) }
+}
+
 /// Round half to even for `|v| <= 2^22`: adding 1.5 * 2^23 leaves the rounded integer in the low bits of the mantissa.
 /// The same as `v.round_ties_even() as i32`, but compiles to two vector instructions everywhere.
 #[inline(always)]

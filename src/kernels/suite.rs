@@ -219,7 +219,13 @@ pub(super) fn placed(layout: &Layout, values: &[i8], zero_point: i8) -> Vec<u8> 
 
 /// Runs an operator over rows `0..cut` and the rest, checks that it wrote its own bytes only, and returns the values.
 /// `before` is what the output's place holds at first, for operators in place.
-pub(super) fn in_two(layout: &Layout, cut: usize, before: Option<&[u8]>, zero: i8, mut run: impl FnMut(&mut [u8], Range<usize>)) -> Vec<i8> {
+pub(super) fn in_two(
+    layout: &Layout,
+    cut: usize,
+    before: Option<&[u8]>,
+    zero: i8,
+    mut run: impl FnMut(&mut [u8], Range<usize>),
+) -> Vec<i8> {
     let mut output = before.map_or_else(|| vec![0x5A; layout.bytes()], <[u8]>::to_vec);
     for rows in [0..cut, cut..layout.height].into_iter().filter(|r| !r.is_empty()) {
         run(&mut output[layout.rows(rows.clone())], rows);
