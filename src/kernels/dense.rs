@@ -5,7 +5,7 @@
 
 use super::compiled::Loops;
 use super::conv::equal;
-use super::rows::{STEP, check_rows, run_length};
+use super::rows::{check_rows, run_length};
 use super::transpose::{CHANNELS, PIXELS, Tile, read_pixels, write_pixels};
 use super::{Error, FLIP, Isa, Layout, OutputQuant, check_scale, load, store};
 use std::ops::Range;
@@ -62,11 +62,8 @@ impl Element {
             return out.iter_mut().zip(dense).for_each(|(out, byte)| *out = byte ^ self.mask());
         };
         let quant = OutputQuant::full(zero_point);
-        let quantize = |bytes: &[u8; 4]| store(quant.finish(f32::from_le_bytes(*bytes) / scale));
-        let (out, rest) = out.as_chunks_mut::<STEP>();
-        let (dense, dense_rest) = dense.as_chunks::<4>().0.as_chunks::<STEP>();
-        out.iter_mut().zip(dense).for_each(|(out, dense)| (0..STEP).for_each(|i| out[i] = quantize(&dense[i])));
-        rest.iter_mut().zip(dense_rest).for_each(|(out, dense)| *out = quantize(dense));
+        let dense = dense.as_chunks::<4>().0;
+        out.iter_mut().zip(dense).for_each(|(out, bytes)| *out = store(quant.finish(f32::from_le_bytes(*bytes) / scale)));
     }
 
     /// Stored bytes to dense elements; `out` is [`Element::size`] times as long as `bytes`.
@@ -75,11 +72,9 @@ impl Element {
         let Element::Float { scale, zero_point } = self else {
             return self.import(bytes, out);
         };
-        let real = |byte: u8| ((i32::from(load(byte)) - i32::from(zero_point)) as f32 * scale).to_le_bytes();
-        let (out, rest) = out.as_chunks_mut::<4>().0.as_chunks_mut::<STEP>();
-        let (bytes, bytes_rest) = bytes.as_chunks::<STEP>();
-        out.iter_mut().zip(bytes).for_each(|(out, bytes)| (0..STEP).for_each(|i| out[i] = real(bytes[i])));
-        rest.iter_mut().zip(bytes_rest).for_each(|(out, &byte)| *out = real(byte));
+        let real = |byte: u8| (i32::from(load(byte)) - i32::from(zero_point)) as f32 * scale;
+        let out = out.as_chunks_mut::<4>().0;
+        out.iter_mut().zip(bytes).for_each(|(out, &byte)| *out = real(byte).to_le_bytes());
     }
 }
 
@@ -162,28 +157,39 @@ impl Loops for ImportRows<'_> {
                     op.element.import(&input[from * size..(from + length) * size], &mut output[to..to + length]);
                 }
             }
-            Order::Planes => each_tile(layout, rows, 0..layout.channels, |y, x, pixels, channel, channels| {
-                let mut tile: Tile = [[0; PIXELS]; CHANNELS];
-                for (c, plane) in tile.iter_mut().enumerate().take(channels) {
-                    let from = ((channel + c) * layout.height + y) * layout.width + x;
-                    op.element.import(&input[from * size..(from + pixels) * size], &mut plane[..pixels]);
+            Order::Planes => {
+                let mut planes: Tile = [[0; PIXELS]; CHANNELS];
+                for tile in tiles(layout.width, rows, 0..layout.channels) {
+                    for (c, plane) in planes.iter_mut().enumerate().take(tile.channels) {
+                        let from = ((tile.channel + c) * layout.height + tile.y) * layout.width + tile.x;
+                        op.element.import(&input[from * size..(from + tile.pixels) * size], &mut plane[..tile.pixels]);
+                    }
+                    let to = layout.offset(tile.y, tile.x) + tile.channel - base;
+                    write_pixels(&planes, tile.pixels, tile.channels, &mut output[to..], layout.pixel_stride);
                 }
-                write_pixels(&tile, pixels, channels, &mut output[layout.offset(y, x) + channel - base..], layout.pixel_stride);
-            }),
+            }
         }
     }
 }
 
-/// Calls `tile(row, first pixel, pixels, first channel, channels)` for every tile of the rows and channels.
+/// Some pixels from (y, x), some channels from `channel`.
+struct At {
+    y: usize,
+    x: usize,
+    pixels: usize,
+    channel: usize,
+    channels: usize,
+}
+
+/// Every tile of the rows of `width` pixels and of the channels.
 #[inline(always)]
-fn each_tile(layout: &Layout, rows: Range<usize>, channels: Range<usize>, mut tile: impl FnMut(usize, usize, usize, usize, usize)) {
-    for y in rows {
-        for x in (0..layout.width).step_by(PIXELS) {
-            for channel in channels.clone().step_by(CHANNELS) {
-                tile(y, x, PIXELS.min(layout.width - x), channel, CHANNELS.min(channels.end - channel));
-            }
-        }
-    }
+fn tiles(width: usize, rows: Range<usize>, channels: Range<usize>) -> impl Iterator<Item = At> {
+    let end = channels.end;
+    let spans = rows.flat_map(move |y| (0..width).step_by(PIXELS).map(move |x| (y, x)));
+    spans.flat_map(move |(y, x)| {
+        let blocks = channels.clone().step_by(CHANNELS);
+        blocks.map(move |channel| At { y, x, pixels: PIXELS.min(width - x), channel, channels: CHANNELS.min(end - channel) })
+    })
 }
 
 /// A tensor taken out of its layout.
@@ -253,14 +259,20 @@ impl Loops for ExportParts<'_> {
                     op.element.export(&input[from..from + length], &mut output[to * size..(to + length) * size]);
                 }
             }
-            Order::Planes => each_tile(layout, 0..layout.height, parts, |y, x, pixels, channel, channels| {
-                let mut tile: Tile = [[0; PIXELS]; CHANNELS];
-                read_pixels(&input[layout.offset(y, x) + channel..], layout.pixel_stride, pixels, &mut tile);
-                for (c, plane) in tile.iter().enumerate().take(channels) {
-                    let to = ((channel + c - base) * layout.height + y) * layout.width + x;
-                    op.element.export(&plane[..pixels], &mut output[to * size..(to + pixels) * size]);
+            Order::Planes => {
+                let mut planes: Tile = [[0; PIXELS]; CHANNELS];
+                let pixels = layout.height * layout.width;
+                let seamless = layout.border.left + layout.border.right == 0;
+                let (height, width) = if seamless { (1, pixels) } else { (layout.height, layout.width) };
+                for tile in tiles(width, 0..height, parts) {
+                    let from = layout.offset(tile.y, 0) + tile.x * layout.pixel_stride + tile.channel;
+                    read_pixels(&input[from..], layout.pixel_stride, tile.pixels, tile.channels, &mut planes);
+                    for (c, plane) in planes.iter().enumerate().take(tile.channels) {
+                        let to = (tile.channel + c - base) * pixels + tile.y * width + tile.x;
+                        op.element.export(&plane[..tile.pixels], &mut output[to * size..(to + tile.pixels) * size]);
+                    }
                 }
-            }),
+            }
         }
     }
 }

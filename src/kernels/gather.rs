@@ -158,10 +158,10 @@ impl Gather {
                 }
             }
             Form::Planes => {
+                let mut tile: Tile = [[0; PIXELS]; CHANNELS];
                 for x in (0..self.output.width).step_by(PIXELS) {
                     let pixels = PIXELS.min(self.output.width - x);
                     for (i, channels) in self.channels.chunks(CHANNELS).enumerate() {
-                        let mut tile: Tile = [[0; PIXELS]; CHANNELS];
                         for (plane, channel) in tile.iter_mut().zip(channels) {
                             plane[..pixels].copy_from_slice(&input[self.columns[x] + channel..][..pixels]);
                         }

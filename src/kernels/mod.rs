@@ -35,6 +35,7 @@ mod portable;
 pub mod reference;
 mod requant;
 mod rows;
+mod softmax;
 mod transpose;
 
 #[cfg(target_arch = "x86_64")]
@@ -56,6 +57,7 @@ pub use gather::{CopyInto, Gather};
 pub use layout::{Border, Layout, SLACK};
 pub use pool::{Pool, PoolKind, PoolParams};
 pub use requant::{AddQuant, MulQuant, OutputQuant, check_multiplier, check_scale, round};
+pub use softmax::{Softmax, SoftmaxQuant};
 
 use std::fmt;
 

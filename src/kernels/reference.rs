@@ -3,7 +3,7 @@
 //! Nothing here knows of layouts, packing or instruction sets. Sums are `i64`, so they are exact for every input; a kernel
 //! that gives another byte is wrong. Windows are written by tensor coordinate; outside the tensor lies the zero point.
 
-use super::{AddQuant, BinaryQuant, ConvParams, MulQuant, OutputQuant, PoolKind, PoolParams};
+use super::{AddQuant, BinaryQuant, ConvParams, MulQuant, OutputQuant, PoolKind, PoolParams, SoftmaxQuant, softmax::exponentials};
 
 /// Value at (y, x, channel), coordinates possibly outside.
 fn at(input: &[i8], params: &Geometry, y: isize, x: isize, channel: usize) -> Option<i8> {
@@ -24,9 +24,7 @@ fn tap(o: usize, k: usize, stride: usize, dilation: usize, pad: usize) -> isize 
 
 /// Requantization of an exact sum: see [`super::requant`].
 pub fn requantize(acc: i64, multiplier: f32, quant: &OutputQuant) -> i8 {
-    let scaled = (acc as i32 as f32) * multiplier;
-    let rounded = f64::from(scaled.round_ties_even()) + f64::from(quant.zero_point);
-    rounded.clamp(f64::from(quant.low), f64::from(quant.high)) as i8
+    quantize((acc as i32 as f32) * multiplier, quant)
 }
 
 /// Convolution of any kernel, stride, dilation, padding and group count; depthwise, pointwise and matrix product included.
@@ -61,11 +59,7 @@ pub fn conv2d(p: &ConvParams, input: &[i8]) -> Vec<i8> {
 pub fn add(q: &AddQuant, a: &[i8], b: &[i8]) -> Vec<i8> {
     let real = |v: i8, zero: i8, ratio: f32| (i32::from(v) - i32::from(zero)) as f32 * ratio;
     let sum = |(&a, &b): (&i8, &i8)| real(a, q.a_zero, q.a_ratio) + real(b, q.b_zero, q.b_ratio);
-    let quantize = |sum: f32| {
-        let rounded = f64::from(sum.round_ties_even()) + f64::from(q.output.zero_point);
-        rounded.clamp(f64::from(q.output.low), f64::from(q.output.high)) as i8
-    };
-    a.iter().zip(b).map(sum).map(quantize).collect()
+    a.iter().zip(b).map(sum).map(|sum| quantize(sum, &q.output)).collect()
 }
 
 /// Elementwise product, requantized.
@@ -114,4 +108,23 @@ pub fn pool(p: &PoolParams, input: &[i8]) -> Vec<i8> {
 /// `table[value + 128]` for every value.
 pub fn table(table: &[i8; 256], input: &[i8]) -> Vec<i8> {
     input.iter().map(|&v| table[(i32::from(v) + 128) as usize]).collect()
+}
+
+/// Softmax over each `channels` values: see [`super::softmax`] for the formula.
+pub fn softmax(q: &SoftmaxQuant, channels: usize, input: &[i8]) -> Vec<i8> {
+    let table = exponentials(q.input_scale);
+    let pixel = |pixel: &[i8]| -> Vec<i8> {
+        let largest = pixel.iter().copied().max().unwrap_or(i8::MIN);
+        let entry = |&value: &i8| table[(i32::from(largest) - i32::from(value)) as usize];
+        let sum: i128 = pixel.iter().map(|v| i128::from(entry(v))).sum();
+        let factor = (1.0 / (sum as f64 * f64::from(q.output_scale))) as f32;
+        pixel.iter().map(|v| quantize(entry(v) as f32 * factor, &q.output)).collect()
+    };
+    input.chunks(channels).flat_map(pixel).collect()
+}
+
+/// `clamp(round_half_even(scaled) + zero_point)`, in words that need no limits.
+fn quantize(scaled: f32, quant: &OutputQuant) -> i8 {
+    let rounded = f64::from(scaled.round_ties_even()) + f64::from(quant.zero_point);
+    rounded.clamp(f64::from(quant.low), f64::from(quant.high)) as i8
 }

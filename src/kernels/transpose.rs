@@ -34,23 +34,47 @@ fn put(out: &mut [u8], word: u64) {
     }
 }
 
+/// Few channels and nothing else in a pixel. The loops' length is fixed, so that they become shuffles.
 #[inline(always)]
 fn interleave<const N: usize>(tile: &Tile, pixels: usize, out: &mut [u8]) {
-    for (x, out) in out[..pixels * N].as_chunks_mut::<N>().0.iter_mut().enumerate() {
-        *out = std::array::from_fn(|c| tile[c][x]);
+    let mut buffer = [[0; N]; PIXELS];
+    for x in 0..PIXELS {
+        for c in 0..N {
+            buffer[x][c] = tile[c][x];
+        }
+    }
+    out[..pixels * N].copy_from_slice(buffer[..pixels].as_flattened());
+}
+
+/// Reads the first `channels` of `pixels` pixels, `stride` bytes apart. Eight bytes are readable at each.
+#[inline(always)]
+pub(crate) fn read_pixels(input: &[u8], stride: usize, pixels: usize, channels: usize, tile: &mut Tile) {
+    match (channels, stride) {
+        (1, 1) => tile[0][..pixels].copy_from_slice(&input[..pixels]),
+        (2, 2) => deinterleave::<2>(input, pixels, tile),
+        (3, 3) => deinterleave::<3>(input, pixels, tile),
+        (4, 4) => deinterleave::<4>(input, pixels, tile),
+        _ => {
+            for first in (0..pixels).step_by(8) {
+                let words = std::array::from_fn(|i| {
+                    let at = (first + i).min(pixels - 1) * stride;
+                    word(&input[at..at + 8])
+                });
+                for (plane, word) in tile.iter_mut().zip(transposed(words)) {
+                    plane[first..first + 8].copy_from_slice(&word.to_le_bytes());
+                }
+            }
+        }
     }
 }
 
-/// Reads `pixels` pixels, `stride` bytes apart. Eight bytes are read of each, whatever they mean.
 #[inline(always)]
-pub(crate) fn read_pixels(input: &[u8], stride: usize, pixels: usize, tile: &mut Tile) {
-    for first in (0..pixels).step_by(8) {
-        let words = std::array::from_fn(|i| {
-            let at = (first + i).min(pixels - 1) * stride;
-            word(&input[at..at + 8])
-        });
-        for (plane, word) in tile.iter_mut().zip(transposed(words)) {
-            plane[first..first + 8].copy_from_slice(&word.to_le_bytes());
+fn deinterleave<const N: usize>(input: &[u8], pixels: usize, tile: &mut Tile) {
+    let mut buffer = [[0; N]; PIXELS];
+    buffer[..pixels].as_flattened_mut().copy_from_slice(&input[..pixels * N]);
+    for x in 0..PIXELS {
+        for c in 0..N {
+            tile[c][x] = buffer[x][c];
         }
     }
 }
@@ -97,7 +121,7 @@ mod tests {
                 prop_assert!(others.iter().all(|&byte| byte == 0xA5));
             }
             let mut back = [[0; PIXELS]; CHANNELS];
-            read_pixels(&out, stride, pixels, &mut back);
+            read_pixels(&out, stride, pixels, channels, &mut back);
             prop_assert!((0..channels).all(|c| back[c][..pixels] == tile[c][..pixels]));
         }
     }
