@@ -3,7 +3,9 @@
 //! Nothing here knows of layouts, packing or instruction sets. Sums are `i64`, so they are exact for every input; a kernel
 //! that gives another byte is wrong. Windows are written by tensor coordinate; outside the tensor lies the zero point.
 
-use super::{AddQuant, BinaryQuant, ConvParams, MulQuant, OutputQuant, PoolKind, PoolParams, SoftmaxQuant, softmax::exponentials};
+use super::{
+    AddQuant, BinaryQuant, ConvParams, LayerNormParams, MulQuant, OutputQuant, PoolKind, PoolParams, SoftmaxQuant, softmax::exponentials,
+};
 
 /// Value at (y, x, channel), coordinates possibly outside.
 fn at(input: &[i8], params: &Geometry, y: isize, x: isize, channel: usize) -> Option<i8> {
@@ -121,6 +123,23 @@ pub fn softmax(q: &SoftmaxQuant, channels: usize, input: &[i8]) -> Vec<i8> {
         pixel.iter().map(|v| quantize(entry(v) as f32 * factor, &q.output)).collect()
     };
     input.chunks(channels).flat_map(pixel).collect()
+}
+
+/// Layer normalization over each `gamma.len()` values: see [`super::layer_norm`] for the formula.
+pub fn layer_norm(p: &LayerNormParams, input: &[i8]) -> Vec<i8> {
+    let (n, scale) = (p.gamma.len() as i128, f64::from(p.input_scale));
+    let pixel = |pixel: &[i8]| -> Vec<i8> {
+        let sum: i128 = pixel.iter().map(|&v| i128::from(v)).sum();
+        let squares: i128 = pixel.iter().map(|&v| i128::from(v) * i128::from(v)).sum();
+        let variance = (n * squares - sum * sum) as f64 / (n * n) as f64 * scale * scale + f64::from(p.epsilon);
+        let factor = if variance > 0.0 { (scale / variance.sqrt() / n as f64) as f32 } else { 0.0 };
+        let value = |(c, &v): (usize, &i8)| {
+            let centred = (n * i128::from(v) - sum) as f32;
+            quantize(centred * factor * (p.gamma[c] / p.output_scale) + p.beta[c] / p.output_scale, &p.quant)
+        };
+        pixel.iter().enumerate().map(value).collect()
+    };
+    input.chunks(p.gamma.len()).flat_map(pixel).collect()
 }
 
 /// `clamp(round_half_even(scaled) + zero_point)`, in words that need no limits.

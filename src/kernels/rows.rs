@@ -46,19 +46,48 @@ pub(crate) fn copy_rows(input: &Layout, bytes: &[u8], output: &Layout, owned: &m
     each_run(input, output, owned, rows, |from, to| to.copy_from_slice(&bytes[from..from + to.len()]));
 }
 
+/// Up to [`STEP`] elements from `at`, filled up with zeros.
+#[inline(always)]
+pub(crate) fn step_at<T: Copy + Default>(elements: &[T], at: usize) -> [T; STEP] {
+    match elements[at..].first_chunk() {
+        Some(step) => *step,
+        None => {
+            let mut step = [T::default(); STEP];
+            step[..elements.len() - at].copy_from_slice(&elements[at..]);
+            step
+        }
+    }
+}
+
+/// Calls `each(step, at)` on every [`STEP`] bytes, the last ones filled up with zeros. `each` is called at one place only,
+/// so that it is compiled into the loop.
+#[inline(always)]
+pub(crate) fn each_step(bytes: &mut [u8], mut each: impl FnMut(&mut [u8; STEP], usize)) {
+    for at in (0..bytes.len()).step_by(STEP) {
+        let mut step = step_at(bytes, at);
+        each(&mut step, at);
+        match bytes[at..].first_chunk_mut() {
+            Some(bytes) => *bytes = step,
+            None => {
+                let count = bytes.len() - at;
+                bytes[at..].copy_from_slice(&step[..count]);
+            }
+        }
+    }
+}
+
 /// `bytes[i] = f(bytes[i], others[i])`; two slices of one length.
 #[inline(always)]
-pub(crate) fn zip_in_place(bytes: &mut [u8], others: &[u8], f: impl Fn(u8, u8) -> u8 + Copy) {
-    let (steps, rest) = bytes.as_chunks_mut::<STEP>();
-    let (other_steps, other_rest) = others.as_chunks::<STEP>();
+pub(crate) fn zip_in_place(bytes: &mut [u8], others: &[u8], f: impl Fn(u8, u8) -> u8) {
     let each = |step: &mut [u8; STEP], other: &[u8; STEP]| (0..STEP).for_each(|i| step[i] = f(step[i], other[i]));
-    steps.iter_mut().zip(other_steps).for_each(|(step, other)| each(step, other));
-    if !rest.is_empty() {
-        let (mut step, mut other) = ([0; STEP], [0; STEP]);
-        step[..rest.len()].copy_from_slice(rest);
-        other[..rest.len()].copy_from_slice(&other_rest[..rest.len()]);
-        each(&mut step, &other);
-        rest.copy_from_slice(&step[..rest.len()]);
+    let whole = bytes.len() / STEP * STEP;
+    let steps = bytes.as_chunks_mut::<STEP>().0.iter_mut();
+    steps.zip(others.as_chunks::<STEP>().0).for_each(|(step, other)| each(step, other));
+    if whole < bytes.len() {
+        let mut step = step_at(bytes, whole);
+        each(&mut step, &step_at(others, whole));
+        let count = bytes.len() - whole;
+        bytes[whole..].copy_from_slice(&step[..count]);
     }
 }
 

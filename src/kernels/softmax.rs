@@ -10,7 +10,7 @@
 
 use super::compiled::Loops;
 use super::conv::equal;
-use super::rows::{STEP, check_rows, copy_rows, same_shape};
+use super::rows::{STEP, check_rows, copy_rows, each_step, same_shape};
 use super::{Error, Isa, Layout, OutputQuant, check_scale, load, store};
 use std::ops::Range;
 
@@ -108,12 +108,11 @@ fn pixel(op: &Softmax, bytes: &mut [u8]) {
     let distance = |byte: u8| usize::from(largest.wrapping_sub(load(byte)) as u8);
     let sum: i64 = bytes.iter().map(|&byte| i64::from(table[distance(byte)])).sum();
     let factor = factor(sum, quant.output_scale);
-    for step in bytes.chunks_mut(STEP) {
+    each_step(bytes, |step, _| {
         let mut entries = [0; STEP];
-        entries.iter_mut().zip(step.iter()).for_each(|(entry, &byte)| *entry = table[distance(byte)]);
-        let values = entries.map(|entry| store(quant.output.finish(entry as f32 * factor)));
-        step.copy_from_slice(&values[..step.len()]);
-    }
+        (0..STEP).for_each(|i| entries[i] = table[distance(step[i])]);
+        (0..STEP).for_each(|i| step[i] = store(quant.output.finish(entries[i] as f32 * factor)));
+    });
 }
 
 #[cfg(test)]
