@@ -12,7 +12,7 @@
 
 use super::compiled::Loops;
 use super::conv::equal;
-use super::rows::{STEP, check_rows, copy_rows, each_step, same_shape, step_at};
+use super::rows::{check_rows, copy_rows, same_shape};
 use super::{Error, Isa, Layout, OutputQuant, check_scale, store, widen};
 use std::ops::Range;
 
@@ -163,13 +163,10 @@ fn pixel(op: &LayerNorm, bytes: &mut [u8]) {
     let (sum, squares) = sums(bytes);
     let (factor, quant) = (op.moments.factor(sum, squares), op.quant);
     let (n, sum) = (bytes.len() as i32, sum as i32);
-    each_step(bytes, |step, at| {
-        let (gain, offset) = (step_at(&op.gain, at), step_at(&op.offset, at));
-        for i in 0..STEP {
-            let centred = (n * widen(step[i]) - sum) as f32;
-            step[i] = store(quant.finish(centred * factor * gain[i] + offset[i]));
-        }
-    });
+    for ((byte, gain), offset) in bytes.iter_mut().zip(&op.gain).zip(&op.offset) {
+        let centred = (n * widen(*byte) - sum) as f32;
+        *byte = store(quant.finish(centred * factor * gain + offset));
+    }
 }
 
 #[cfg(test)]

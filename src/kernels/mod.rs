@@ -35,6 +35,7 @@ mod pool;
 mod portable;
 pub mod reference;
 mod requant;
+mod resize;
 mod rows;
 mod softmax;
 mod transpose;
@@ -59,6 +60,7 @@ pub use layer_norm::{LayerNorm, LayerNormParams};
 pub use layout::{Border, Layout, SLACK};
 pub use pool::{Pool, PoolKind, PoolParams};
 pub use requant::{AddQuant, MulQuant, OutputQuant, check_multiplier, check_scale, round};
+pub use resize::{Between, ResizeLinear};
 pub use softmax::{Softmax, SoftmaxQuant};
 
 use std::fmt;

@@ -3,9 +3,8 @@
 //! Nothing here knows of layouts, packing or instruction sets. Sums are `i64`, so they are exact for every input; a kernel
 //! that gives another byte is wrong. Windows are written by tensor coordinate; outside the tensor lies the zero point.
 
-use super::{
-    AddQuant, BinaryQuant, ConvParams, LayerNormParams, MulQuant, OutputQuant, PoolKind, PoolParams, SoftmaxQuant, softmax::exponentials,
-};
+use super::softmax::exponentials;
+use super::{AddQuant, Between, BinaryQuant, ConvParams, LayerNormParams, MulQuant, OutputQuant, PoolKind, PoolParams, SoftmaxQuant};
 
 /// Value at (y, x, channel), coordinates possibly outside.
 fn at(input: &[i8], params: &Geometry, y: isize, x: isize, channel: usize) -> Option<i8> {
@@ -140,6 +139,21 @@ pub fn layer_norm(p: &LayerNormParams, input: &[i8]) -> Vec<i8> {
         pixel.iter().enumerate().map(value).collect()
     };
     input.chunks(p.gamma.len()).flat_map(pixel).collect()
+}
+
+/// Linear resize of a tensor `[height, width, channels]` between the named rows and columns.
+pub fn resize_linear([width, channels]: [usize; 2], rows: &[Between], columns: &[Between], zero: i8, input: &[i8]) -> Vec<i8> {
+    let at = |y: usize, x: usize, c: usize| i64::from(input[(y * width + x) * channels + c]) - i64::from(zero);
+    let mut out = Vec::new();
+    for (row, column) in rows.iter().flat_map(|row| columns.iter().map(move |column| (row, column))) {
+        for c in 0..channels {
+            let mix = |a: i64, b: i64, weight: u16| a * (2048 - i64::from(weight)) + b * i64::from(weight);
+            let line = |y: usize| mix(at(y, column.first, c), at(y, column.second, c), column.weight);
+            let sum = mix(line(row.first), line(row.second), row.weight);
+            out.push(((sum as f64 / f64::from(1 << 22)).round_ties_even() + f64::from(zero)) as i8);
+        }
+    }
+    out
 }
 
 /// `clamp(round_half_even(scaled) + zero_point)`, in words that need no limits.
