@@ -30,7 +30,10 @@ mod elementwise;
 mod gather;
 mod layer_norm;
 mod layout;
+mod matmul;
 mod pack;
+#[allow(unsafe_code)]
+mod pairs;
 mod pool;
 mod portable;
 pub mod reference;
@@ -58,6 +61,7 @@ pub use elementwise::{Add, Table};
 pub use gather::{CopyInto, Gather};
 pub use layer_norm::{LayerNorm, LayerNormParams};
 pub use layout::{Border, Layout, SLACK};
+pub use matmul::{MatMul, MatMulParams, Matrices};
 pub use pool::{Pool, PoolKind, PoolParams};
 pub use requant::{AddQuant, MulQuant, OutputQuant, check_multiplier, check_scale, round};
 pub use resize::{Between, ResizeLinear};

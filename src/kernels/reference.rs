@@ -4,7 +4,9 @@
 //! that gives another byte is wrong. Windows are written by tensor coordinate; outside the tensor lies the zero point.
 
 use super::softmax::exponentials;
-use super::{AddQuant, Between, BinaryQuant, ConvParams, LayerNormParams, MulQuant, OutputQuant, PoolKind, PoolParams, SoftmaxQuant};
+use super::{
+    AddQuant, Between, BinaryQuant, ConvParams, LayerNormParams, MatMulParams, MulQuant, OutputQuant, PoolKind, PoolParams, SoftmaxQuant,
+};
 
 /// Value at (y, x, channel), coordinates possibly outside.
 fn at(input: &[i8], params: &Geometry, y: isize, x: isize, channel: usize) -> Option<i8> {
@@ -51,6 +53,24 @@ pub fn conv2d(p: &ConvParams, input: &[i8]) -> Vec<i8> {
                 }
                 out.push(requantize(acc, p.multipliers[o], &p.quant));
             }
+        }
+    }
+    out
+}
+
+/// Products of dense matrices `[batch][m][k]` and `[batch][k][n]`, or `[batch][n][k]` where transposed.
+pub fn matmul(p: &MatMulParams, a: &[i8], b: &[i8]) -> Vec<i8> {
+    let (k, n) = (p.a.layout.channels, p.output.layout.channels);
+    let m = p.output.layout.height * p.output.layout.width;
+    let mut out = Vec::with_capacity(p.batches * m * n);
+    for (batch, row) in (0..p.batches).flat_map(|batch| (0..m).map(move |row| (batch, row))) {
+        for column in 0..n {
+            let right = |i: usize| batch * k * n + if p.b_is_transposed { column * k + i } else { i * n + column };
+            let product = |i: usize| {
+                let (a, b) = (a[(batch * m + row) * k + i], b[right(i)]);
+                (i64::from(a) - i64::from(p.a_zero)) * (i64::from(b) - i64::from(p.b_zero))
+            };
+            out.push(requantize((0..k).map(product).sum(), p.multiplier, &p.quant));
         }
     }
     out

@@ -28,7 +28,7 @@ pub(crate) fn write_pixels(tile: &Tile, pixels: usize, channels: usize, out: &mu
 
 #[inline(always)]
 fn put(out: &mut [u8], word: u64) {
-    match out.as_mut_array::<CHANNELS>() {
+    match out.first_chunk_mut::<CHANNELS>() {
         Some(out) => *out = word.to_le_bytes(),
         None => out.iter_mut().zip(word.to_le_bytes()).for_each(|(out, byte)| *out = byte),
     }
@@ -81,7 +81,7 @@ fn deinterleave<const N: usize>(input: &[u8], pixels: usize, tile: &mut Tile) {
 
 #[inline(always)]
 fn word(bytes: &[u8]) -> u64 {
-    bytes.as_array().map_or(0, |&bytes| u64::from_le_bytes(bytes))
+    bytes.first_chunk().map_or(0, |&bytes| u64::from_le_bytes(bytes))
 }
 
 /// Byte `i` of word `j` becomes byte `j` of word `i`: quarters, then pairs, then bytes change places.
