@@ -24,6 +24,7 @@ mod binary;
 #[allow(unsafe_code)]
 mod compiled;
 mod conv;
+mod conv_transpose;
 mod dense;
 mod depthwise;
 mod elementwise;
@@ -56,6 +57,7 @@ mod suite;
 
 pub use binary::{Binary, BinaryQuant};
 pub use conv::{Conv, ConvParams};
+pub use conv_transpose::{ConvTranspose, ConvTransposeParams};
 pub use dense::{Element, Export, Import, Order};
 pub use elementwise::{Add, Table};
 pub use gather::{CopyInto, Gather};

@@ -5,7 +5,8 @@
 
 use super::softmax::exponentials;
 use super::{
-    AddQuant, Between, BinaryQuant, ConvParams, LayerNormParams, MatMulParams, MulQuant, OutputQuant, PoolKind, PoolParams, SoftmaxQuant,
+    AddQuant, Between, BinaryQuant, ConvParams, ConvTransposeParams, LayerNormParams, MatMulParams, MulQuant, OutputQuant, PoolKind,
+    PoolParams, SoftmaxQuant,
 };
 
 /// Value at (y, x, channel), coordinates possibly outside.
@@ -56,6 +57,30 @@ pub fn conv2d(p: &ConvParams, input: &[i8]) -> Vec<i8> {
         }
     }
     out
+}
+
+/// Transposed convolution: every input value adds its weighted window to the output.
+pub fn conv_transpose(p: &ConvTransposeParams, input: &[i8]) -> Vec<i8> {
+    let (out, channels) = (p.output, p.input.channels);
+    let [in_per_group, out_per_group] = [channels / p.groups, out.channels / p.groups];
+    let mut sums: Vec<i64> = (0..out.height * out.width).flat_map(|_| p.bias.iter().map(|&b| i64::from(b))).collect();
+    let place = |i: usize, k: usize, axis: usize, size: usize| {
+        (i * p.stride[axis] + k * p.dilation[axis]).checked_sub(p.pad[axis]).filter(|&o| o < size)
+    };
+    for (at, &value) in input.iter().enumerate() {
+        let (y, x, i) = (at / channels / p.input.width, at / channels % p.input.width, at % channels);
+        for o in 0..out_per_group {
+            for (ky, kx) in (0..p.kernel[0]).flat_map(|ky| (0..p.kernel[1]).map(move |kx| (ky, kx))) {
+                if let (Some(oy), Some(ox)) = (place(y, ky, 0, out.height), place(x, kx, 1, out.width)) {
+                    let weight = p.weights[((i * out_per_group + o) * p.kernel[0] + ky) * p.kernel[1] + kx];
+                    let channel = i / in_per_group * out_per_group + o;
+                    let sum = &mut sums[(oy * out.width + ox) * out.channels + channel];
+                    *sum += (i64::from(value) - i64::from(p.input_zero)) * i64::from(weight);
+                }
+            }
+        }
+    }
+    sums.into_iter().enumerate().map(|(at, sum)| requantize(sum, p.multipliers[at % out.channels], &p.quant)).collect()
 }
 
 /// Products of dense matrices `[batch][m][k]` and `[batch][k][n]`, or `[batch][n][k]` where transposed.

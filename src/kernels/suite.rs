@@ -84,7 +84,7 @@ impl Random {
 }
 
 /// Weight distributions: inside the pair rule, mostly inside, the full int8 range, and beyond it (asymmetric weights).
-fn weights(random: &mut Random, count: usize) -> Vec<i16> {
+pub(super) fn weights(random: &mut Random, count: usize) -> Vec<i16> {
     match random.range(0..5) {
         0 => (0..count).map(|_| random.range(0..129) as i16 - 64).collect(),
         1 => (0..count).map(|_| if random.chance(200) { 127 } else { random.range(0..81) as i16 - 40 }).collect(),
