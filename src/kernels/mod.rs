@@ -7,6 +7,10 @@
 //! | `reference` | every operator in its plainest form: the specification and the oracle |
 //! | `pack` | weights in the order the inner loops read them, and which of them are exact in which loop |
 //! | `conv`, `depthwise`, `pool`, `elementwise` | an operator: parameters checked and packed at load, then a lean `run` |
+//! | `binary`, `softmax`, `layer_norm`, `resize`, `matmul`, `conv_transpose` | further operators, in plain Rust |
+//! | `dense`, `gather` | tensors in and out of their layouts, copies, rearrangements |
+//! | `compiled`, `pairs` | plain loops compiled once an instruction set; the inner loop of products of two activations |
+//! | `rows`, `transpose` | what those operators share: walks over pixels, bytes between pixels and planes |
 //! | `portable`, `avx2`, `neon` | inner loops of one instruction set; their constructor proves that the CPU has it |
 //!
 //! # Contract
@@ -15,7 +19,8 @@
 //!   with the top bit flipped (`value + 128`) on x86-64, whose byte products want one operand unsigned.
 //! - `prepare` checks everything and allocates; `run` allocates nothing, looks nothing up and cannot fail. `run` panics
 //!   when a buffer is shorter than its [`Layout`] says: an error of the caller's, never of the model's.
-//! - Work is split by output rows. A call writes exactly the bytes [`Layout::rows`] names, border included, so threads that
+//! - Work is split by output rows; operators whose result is no image (`MatMul`, `Export`) name their `parts` and which bytes
+//!   each part owns. A call writes exactly the bytes [`Layout::rows`] names, border included, so threads that
 //!   own disjoint rows need no lock. `output` is that byte range; `input` is the whole tensor.
 //! - Results are bit-equal to `reference` on every instruction set and for every split.
 //! - `scratch` is a buffer of the thread's own, at least `scratch_bytes()` long, contents irrelevant before and after.
