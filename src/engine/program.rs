@@ -8,15 +8,20 @@ pub trait Program: Send + Sync {
     /// State for one session. `threads` is a wish: an engine may use fewer, and says so by [`Executor::threads`].
     fn executor(&self, threads: usize) -> Result<Box<dyn Executor>, RunError>;
 
-    /// Where a node of that ONNX operator runs, and why. `in_qdq_group`: it stands between a `DequantizeLinear` and the next
+    /// Where the node with that first output and ONNX operator runs, and why. `in_qdq_group`: it stands between a `DequantizeLinear` and the next
     /// `QuantizeLinear`.
-    fn placement(&self, op: &str, in_qdq_group: bool) -> Placement;
+    fn placement(&self, output: &str, op: &str, in_qdq_group: bool) -> Placement;
 
     /// What really runs, in order.
     fn nodes(&self) -> Vec<EngineNode>;
 
     /// Bytes of the activations that live at the same time, and of the weights, as this engine holds them.
     fn memory(&self) -> Memory;
+
+    /// The plan of the arena as a picture; `None` for an engine without one.
+    fn picture(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Bytes that a program needs.

@@ -379,5 +379,5 @@ fn placement(node: &DraftNode, outputs: &[TensorReport], inputs: &[Port], progra
         let reason = "moves elements, without arithmetic";
         return if integers { Placement::int8(reason) } else { Placement::float(reason) };
     }
-    program.placement(&node.op_type, node.in_qdq_group)
+    program.placement(node.outputs.first().map_or("", String::as_str), &node.op_type, node.in_qdq_group)
 }
