@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What runs a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -216,6 +217,11 @@ impl Session {
     /// Runs the model on what the inputs hold. After an error the outputs are those of the run before.
     pub fn run(&mut self) -> Result<(), RunError> {
         self.executor.run()
+    }
+
+    /// The same, telling the time of every step of `model().report().engine_nodes`.
+    pub fn run_timed(&mut self, each: &mut dyn FnMut(usize, Duration)) -> Result<(), RunError> {
+        self.executor.run_timed(each)
     }
 
     /// Bytes of output `index` in the layout of `model().outputs()[index].native`: of the last run, zeros before the first.

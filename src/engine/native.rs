@@ -14,6 +14,7 @@ use super::tract::{IslandPlan, TractIsland, island_weights};
 use crate::kernels::{self, Isa};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A prepared program.
 pub struct NativeProgram(Arc<Prepared>);
@@ -163,13 +164,28 @@ impl Program for NativeProgram {
     }
 
     fn nodes(&self) -> Vec<EngineNode> {
-        let node = |step: &Planned| EngineNode {
-            name: step.name.clone(),
-            op: match &step.action {
-                Action::Kernel { step, .. } => step.describe(),
-                Action::Island { .. } => "tract".to_string(),
-            },
-            outputs: Vec::new(),
+        let bytes = |place: &Place| match place {
+            Place::Input(index) => self.0.inputs[*index] as u64,
+            Place::Arena(range) => range.len() as u64,
+        };
+        let node = |planned: &Planned| {
+            let name = planned.name.clone();
+            match &planned.action {
+                Action::Kernel { step, reads, write } => EngineNode {
+                    name,
+                    op: step.describe(),
+                    macs: step.macs(),
+                    weight_bytes: step.weight_bytes() as u64,
+                    activation_bytes: reads.iter().map(bytes).sum::<u64>() + write.len() as u64,
+                },
+                Action::Island { number, reads, writes } => EngineNode {
+                    name,
+                    op: "tract".to_string(),
+                    macs: 0,
+                    weight_bytes: island_weights(&self.0.islands[*number]),
+                    activation_bytes: reads.iter().map(bytes).sum::<u64>() + writes.iter().map(|w| w.len() as u64).sum::<u64>(),
+                },
+            }
         };
         self.0.steps.iter().map(node).collect()
     }
@@ -205,17 +221,20 @@ impl Executor for NativeExecutor {
     fn run(&mut self) -> Result<(), RunError> {
         let program = self.program.clone();
         for planned in &program.steps {
-            match &planned.action {
-                Action::Kernel { step, reads, write } => self.kernel(&**step, reads, write),
-                Action::Island { number, reads, writes } => self.island(*number, reads, writes)?,
-            }
+            self.step(planned)?;
         }
-        for (output, place) in self.outputs.iter_mut().zip(&program.outputs) {
-            output.copy_from_slice(match place {
-                Place::Input(index) => &self.inputs[*index],
-                Place::Arena(range) => self.arena.read(range.clone()),
-            });
+        self.finish(&program);
+        Ok(())
+    }
+
+    fn run_timed(&mut self, each: &mut dyn FnMut(usize, Duration)) -> Result<(), RunError> {
+        let program = self.program.clone();
+        for (number, planned) in program.steps.iter().enumerate() {
+            let start = Instant::now();
+            self.step(planned)?;
+            each(number, start.elapsed());
         }
+        self.finish(&program);
         Ok(())
     }
 
@@ -229,6 +248,26 @@ impl Executor for NativeExecutor {
 }
 
 impl NativeExecutor {
+    fn step(&mut self, planned: &Planned) -> Result<(), RunError> {
+        match &planned.action {
+            Action::Kernel { step, reads, write } => {
+                self.kernel(&**step, reads, write);
+                Ok(())
+            }
+            Action::Island { number, reads, writes } => self.island(*number, reads, writes),
+        }
+    }
+
+    /// Hands the outputs over.
+    fn finish(&mut self, program: &Prepared) {
+        for (output, place) in self.outputs.iter_mut().zip(&program.outputs) {
+            output.copy_from_slice(match place {
+                Place::Input(index) => &self.inputs[*index],
+                Place::Arena(range) => self.arena.read(range.clone()),
+            });
+        }
+    }
+
     fn kernel(&mut self, step: &dyn Step, reads: &[Place; READS], write: &Range<usize>) {
         let ranges = reads.each_ref().map(|place| match place {
             Place::Input(_) => 0..0,

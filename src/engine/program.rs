@@ -2,6 +2,7 @@
 
 use super::error::RunError;
 use super::report::{EngineNode, Placement};
+use std::time::Duration;
 
 /// A prepared model: immutable, shared by all sessions.
 pub trait Program: Send + Sync {
@@ -43,6 +44,11 @@ pub trait Executor: Send {
 
     /// Runs the model on the inputs.
     fn run(&mut self) -> Result<(), RunError>;
+
+    /// The same, telling the time of every node of [`Program::nodes`]; an engine that cannot tells nothing.
+    fn run_timed(&mut self, _each: &mut dyn FnMut(usize, Duration)) -> Result<(), RunError> {
+        self.run()
+    }
 
     /// The native bytes of an output, row-major: of the last run, or zeros before the first.
     fn output(&self, index: usize) -> &[u8];
