@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Exports the networks of nets.py with seeded random weights to ONNX and quantizes them with onnxruntime.
+
+    python export.py FOLDER [NET ...]
+
+writes FOLDER/NET.f32.onnx and NET.<qdq|qop>.<s8|u8>.onnx; without NET, every network.
+"""
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import nn
+from torch.nn.utils import fusion
+
+from nets import NETS, Net
+from samples import sample
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+# name: format, activations, one scale for each output channel of the weights (which are int8 in all)
+FLAVOURS = {
+    "qdq.s8": (QuantFormat.QDQ, QuantType.QInt8, True),
+    "qdq.u8": (QuantFormat.QDQ, QuantType.QUInt8, True),
+    "qop.u8": (QuantFormat.QOperator, QuantType.QUInt8, True),
+    "qop.s8": (QuantFormat.QOperator, QuantType.QInt8, False),
+}
+
+
+def random_module(net: Net) -> nn.Module:
+    """The network with random weights, scales and shifts, and batch statistics taken from random inputs, so that activations keep
+    a useful range through all layers, as trained ones do."""
+    torch.manual_seed(0)
+    module = net.build().train()
+    norms = [m for m in module.modules() if isinstance(m, NORMS)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, 0.0, 0.3)
+        norm.momentum = None  # the mean over all batches
+    with torch.no_grad():
+        for seed in range(4) if norms else ():
+            module(torch.from_numpy(sample((16, *net.shape), seed=1000 + seed)))
+    return module.eval()
+
+
+def fold_norms(module: nn.Module):
+    """Folds what the exporter leaves: batch normalization after Linear and after transposed convolution."""
+    if isinstance(module, nn.Sequential):
+        for i, (a, b) in enumerate(pairwise(module)):
+            if isinstance(b, NORMS) and isinstance(a, (nn.Linear, nn.ConvTranspose1d)):
+                linear = isinstance(a, nn.Linear)
+                module[i] = fusion.fuse_linear_bn_eval(a, b) if linear else fusion.fuse_conv_bn_eval(a, b, transpose=True)
+                module[i + 1] = nn.Identity()
+    for child in module.children():
+        fold_norms(child)
+
+
+def export_float(net: Net, path: Path):
+    module = random_module(net)
+    fold_norms(module)
+    axes = None if net.batch == 1 else {"input": {0: net.batch}}
+    example = torch.from_numpy(sample((1, *net.shape)))
+    with tempfile.TemporaryDirectory() as folder:
+        raw = f"{folder}/raw.onnx"
+        torch.onnx.export(module, example, raw, opset_version=net.opset, input_names=["input"], dynamic_axes=axes, dynamo=False)
+        quant_pre_process(raw, path)
+
+
+class Calibration(CalibrationDataReader):
+    """Eight seeded random inputs."""
+
+    def __init__(self, shape):
+        self.inputs = ({"input": sample((1, *shape), seed=seed)} for seed in range(100, 108))
+
+    def get_next(self):
+        return next(self.inputs, None)
+
+
+def quantize(net: Net, source: Path, target: Path, flavour: str):
+    form, activations, per_channel = FLAVOURS[flavour]
+    options = {"per_channel": per_channel, "activation_type": activations, "weight_type": QuantType.QInt8}
+    quantize_static(source, target, Calibration(net.shape), quant_format=form, **options)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("nets", nargs="*", metavar="NET", help=", ".join(NETS))
+    args = parser.parse_args()
+    if unknown := set(args.nets) - set(NETS):
+        parser.error(f"unknown networks: {', '.join(sorted(unknown))}; there are {', '.join(NETS)}")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    failed = 0
+    for name in args.nets or NETS:
+        source = args.folder / f"{name}.f32.onnx"
+        export_float(NETS[name], source)
+        for flavour in FLAVOURS:
+            target, start = args.folder / f"{name}.{flavour}.onnx", time.monotonic()
+            try:
+                quantize(NETS[name], source, target, flavour)
+                print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {time.monotonic() - start:.0f} s", flush=True)
+            except Exception as e:  # one flavour that the quantizer cannot make leaves the others
+                failed += 1
+                print(f"{target}: {type(e).__name__}: {e}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
