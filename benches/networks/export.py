@@ -40,13 +40,12 @@ def random_module(net: Net) -> nn.Module:
     a useful range through all layers, as trained ones do."""
     torch.manual_seed(0)
     module = net.build().train()
-    norms = [m for m in module.modules() if isinstance(m, NORMS)]
-    for norm in norms:
+    for norm in (m for m in module.modules() if isinstance(m, (*NORMS, nn.LayerNorm))):
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.normal_(norm.bias, 0.0, 0.3)
         norm.momentum = None  # the mean over all batches
     with torch.no_grad():
-        for seed in range(4) if norms else ():
+        for seed in range(4):
             module(torch.from_numpy(sample((16, *net.shape), seed=1000 + seed)))
     return module.eval()
 
@@ -66,11 +65,12 @@ def fold_norms(module: nn.Module):
 def export_float(net: Net, path: Path):
     module = random_module(net)
     fold_norms(module)
-    axes = None if net.batch == 1 else {"input": {0: net.batch}}
+    axes = None if net.batch == 1 else {name: {0: net.batch} for name in ("input", *net.outputs)}
     example = torch.from_numpy(sample((1, *net.shape)))
     with tempfile.TemporaryDirectory() as folder:
         raw = f"{folder}/raw.onnx"
-        torch.onnx.export(module, example, raw, opset_version=net.opset, input_names=["input"], dynamic_axes=axes, dynamo=False)
+        names = {"input_names": ["input"], "output_names": list(net.outputs), "dynamic_axes": axes}
+        torch.onnx.export(module, example, raw, opset_version=net.opset, dynamo=False, **names)
         quant_pre_process(raw, path)
 
 

@@ -17,6 +17,7 @@ class Net:
     shape: tuple[int, ...]  # of one input, without the batch
     batch: int | str = 1  # 1, or the name of a symbolic dimension
     opset: int = 17
+    outputs: tuple[str, ...] = ("output",)
 
 
 IMAGE = (3, 224, 224)
@@ -30,6 +31,6 @@ NETS = {
     "transformer-opset20": Net(transformer, (64, 128), "N", opset=20),  # Gelu as one operator, symbolic batch
     "mobilenetv3-small": Net(torchvision.models.mobilenet_v3_small, IMAGE),
     "efficientnet-lite0": Net(efficientnet_lite0, IMAGE),
-    "detector": Net(Detector, (3, 320, 320)),
+    "detector": Net(Detector, (3, 320, 320), outputs=("stride8", "stride16", "stride32")),
     "resnet50": Net(torchvision.models.resnet50, IMAGE),
 }
