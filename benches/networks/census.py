@@ -12,6 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+MOVES = {"MaxPool", "Reshape", "Transpose", "Flatten", "Slice", "Split", "Squeeze", "Unsqueeze", "Concat", "Resize", "Pad", "Gather"}
 
 
 class Graph:
@@ -92,6 +93,22 @@ def parameters(graph):
     return found
 
 
+def scales_kept(graph):
+    """Of the operators that move or choose values: whether each input has the scale and zero point of the output."""
+    found, quantizers = Counter(), {node.input[0]: node for node in graph.nodes if node.op_type == QUANTIZE}
+    for node in graph.floats():
+        out = quantizers.get(node.output[0])
+        sources = [graph.made_by[name] for name in node.input if graph.source(name) == "q"]
+        if node.op_type in MOVES and out and sources:
+            same = all(value(graph, s, 1) == value(graph, out, 1) and value(graph, s, 2) == value(graph, out, 2) for s in sources)
+            found[f"{node.op_type}: {'kept' if same else 'changed'}"] += 1
+    return found
+
+
+def value(graph, node, at):
+    return numpy_helper.to_array(graph.constants[node.input[at]]).tolist()
+
+
 def listing(title, counts):
     print(f"  {title}")
     for text, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
@@ -112,6 +129,7 @@ def main():
         if QUANTIZE in {node.op_type for node in graph.nodes}:
             listing("shapes", Counter(shape_of(graph, node) for node in graph.floats()))
             listing("around", surroundings(graph))
+            listing("scales through moves", scales_kept(graph))
             listing("parameters", parameters(graph))
 
 

@@ -3,7 +3,7 @@
 
     python export.py FOLDER [NET ...]
 
-writes FOLDER/NET.f32.onnx and NET.<qdq|qop>.<s8|u8>.onnx; without NET, every network.
+writes FOLDER/NET.f32.onnx and one FOLDER/NET.FLAVOUR.onnx for each of FLAVOURS; without NET, every network.
 """
 
 import argparse
@@ -24,14 +24,26 @@ from torch.nn.utils import fusion
 from nets import NETS, Net
 from samples import sample
 
+QDQ, QOPERATOR = QuantFormat.QDQ, QuantFormat.QOperator
+INT8, UINT8 = QuantType.QInt8, QuantType.QUInt8
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
-# name: format, activations, one scale for each output channel of the weights (which are int8 in all)
+# What quantize_static gets for each flavour. Its defaults: asymmetric activations, symmetric weights, one scale a tensor.
 FLAVOURS = {
-    "qdq.s8": (QuantFormat.QDQ, QuantType.QInt8, True),
-    "qdq.u8": (QuantFormat.QDQ, QuantType.QUInt8, True),
-    "qop.u8": (QuantFormat.QOperator, QuantType.QUInt8, True),
-    "qop.s8": (QuantFormat.QOperator, QuantType.QInt8, False),
+    "qdq.s8": {"quant_format": QDQ, "activation_type": INT8, "weight_type": INT8, "per_channel": True},
+    "qdq.u8": {"quant_format": QDQ, "activation_type": UINT8, "weight_type": INT8, "per_channel": True},
+    "qop.u8": {"quant_format": QOPERATOR, "activation_type": UINT8, "weight_type": INT8, "per_channel": True},
+    "qop.s8": {"quant_format": QOPERATOR, "activation_type": INT8, "weight_type": INT8},
+    # Zero points of 0 leave Relu and Clip in the graph.
+    "qdq.s8-symmetric": {
+        "quant_format": QDQ,
+        "activation_type": INT8,
+        "weight_type": INT8,
+        "per_channel": True,
+        "extra_options": {"ActivationSymmetric": True},
+    },
+    # Weights with zero points: what onnxruntime recommends where uint8 x int8 saturates.
+    "qdq.u8-u8": {"quant_format": QDQ, "activation_type": UINT8, "weight_type": UINT8},
 }
 
 
@@ -85,9 +97,7 @@ class Calibration(CalibrationDataReader):
 
 
 def quantize(net: Net, source: Path, target: Path, flavour: str):
-    form, activations, per_channel = FLAVOURS[flavour]
-    options = {"per_channel": per_channel, "activation_type": activations, "weight_type": QuantType.QInt8}
-    quantize_static(source, target, Calibration(net.shape), quant_format=form, **options)
+    quantize_static(source, target, Calibration(net.shape), **FLAVOURS[flavour])
 
 
 def main() -> int:

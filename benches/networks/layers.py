@@ -17,6 +17,12 @@ def cut_name(name: str) -> str:
     return f"{name}.given"
 
 
+def quantized_inputs(model: onnx.ModelProto) -> set[str]:
+    """What a QuantizeLinear makes of the model's own inputs."""
+    inputs = {i.name for i in model.graph.input}
+    return {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in inputs}
+
+
 def cut(model: onnx.ModelProto, inputs, activations) -> onnx.ModelProto:
     """The model cut at `activations` (arrays by name): each is an output of the layer that computes it, and those that use it read an
     input of its own, so that no layer sees the rounding of another. `inputs` are arrays too: all shapes become fixed."""
