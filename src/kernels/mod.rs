@@ -20,15 +20,29 @@
 //! - Results are bit-equal to `reference` on every instruction set and for every split.
 //! - `scratch` is a buffer of the thread's own, at least `scratch_bytes()` long, contents irrelevant before and after.
 
+mod binary;
+#[allow(unsafe_code)]
+mod compiled;
 mod conv;
+mod conv_transpose;
+mod dense;
 mod depthwise;
 mod elementwise;
+mod gather;
+mod layer_norm;
 mod layout;
+mod matmul;
 mod pack;
+#[allow(unsafe_code)]
+mod pairs;
 mod pool;
 mod portable;
 pub mod reference;
 mod requant;
+mod resize;
+mod rows;
+mod softmax;
+mod transpose;
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
@@ -41,11 +55,19 @@ mod neon;
 #[cfg(test)]
 mod suite;
 
+pub use binary::{Binary, BinaryQuant};
 pub use conv::{Conv, ConvParams};
+pub use conv_transpose::{ConvTranspose, ConvTransposeParams};
+pub use dense::{Element, Export, Import, Order};
 pub use elementwise::{Add, Table};
+pub use gather::{CopyInto, Gather};
+pub use layer_norm::{LayerNorm, LayerNormParams};
 pub use layout::{Border, Layout, SLACK};
+pub use matmul::{MatMul, MatMulParams, Matrices};
 pub use pool::{Pool, PoolKind, PoolParams};
-pub use requant::{AddQuant, OutputQuant, check_multiplier, round};
+pub use requant::{AddQuant, MulQuant, OutputQuant, check_multiplier, check_scale, round};
+pub use resize::{Between, ResizeLinear};
+pub use softmax::{Softmax, SoftmaxQuant};
 
 use std::fmt;
 
@@ -153,6 +175,8 @@ pub enum Error {
     Accumulator { channel: usize, bound: u64 },
     /// A scale ratio that is zero, not finite, denormal or above 2^60.
     Multiplier(f32),
+    /// A scale that is not a positive number within 2^-60..=2^60.
+    Scale { what: &'static str, found: f32 },
     /// `low` above `high`.
     EmptyRange(OutputQuant),
 }
@@ -171,6 +195,7 @@ impl fmt::Display for Error {
                 write!(f, "output channel {channel} can sum to {bound}, beyond the {} of an int32", i32::MAX)
             }
             Error::Multiplier(m) => write!(f, "scale ratio {m} is zero, not finite, denormal or above 2^60"),
+            Error::Scale { what, found } => write!(f, "{what}: {found} is not a positive number within 2^-60..=2^60"),
             Error::EmptyRange(q) => write!(f, "activation range {}..={} is empty", q.low, q.high),
         }
     }
