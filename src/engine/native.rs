@@ -23,6 +23,7 @@ pub struct NativeProgram(Arc<Prepared>);
 #[derive(Clone, Debug)]
 enum Place {
     Input(usize),
+    Constant(usize),
     Arena(Range<usize>),
 }
 
@@ -41,6 +42,7 @@ struct Prepared {
     islands: Vec<IslandPlan>,
     /// Bytes of each input.
     inputs: Vec<usize>,
+    constants: Vec<Vec<u8>>,
     outputs: Vec<Place>,
     arena: usize,
     scratch: usize,
@@ -50,6 +52,16 @@ struct Prepared {
     memory: Memory,
 }
 
+impl Prepared {
+    fn bytes(&self, place: &Place) -> usize {
+        match place {
+            Place::Input(index) => self.inputs[*index],
+            Place::Constant(index) => self.constants[*index].len(),
+            Place::Arena(range) => range.len(),
+        }
+    }
+}
+
 /// Plans the arena and packs the weights.
 pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Result<NativeProgram, String> {
     let Lowered { lowering, islands, outputs } = lowered;
@@ -57,6 +69,7 @@ pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Resu
     let plan = plan::plan(&buffers);
     let place = |storage: usize| match lowering.storages[storage].origin {
         Origin::Input(index) => Place::Input(index),
+        Origin::Constant(index) => Place::Constant(index),
         Origin::Arena => Place::Arena(range(&plan, &buffers, storage)),
     };
     let isa = Isa::best();
@@ -78,7 +91,8 @@ pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Resu
     let outputs = outputs.into_iter().map(place).collect();
     let memory = Memory { activations: plan.size() as u64, weights };
     let arena = plan.size();
-    Ok(NativeProgram(Arc::new(Prepared { steps, islands, inputs, outputs, arena, scratch, buffers, plan, absorbed, memory })))
+    let constants = lowering.constants;
+    Ok(NativeProgram(Arc::new(Prepared { steps, islands, inputs, constants, outputs, arena, scratch, buffers, plan, absorbed, memory })))
 }
 
 fn range(plan: &Plan, buffers: &[Buffer], storage: usize) -> Range<usize> {
@@ -139,10 +153,7 @@ fn buffers(storages: &[super::lower::Storage], records: &[Record], outputs: &[us
 impl Program for NativeProgram {
     fn executor(&self, _threads: usize) -> Result<Box<dyn Executor>, RunError> {
         let program = self.0.clone();
-        let size = |place: &Place| match place {
-            Place::Input(index) => program.inputs[*index],
-            Place::Arena(range) => range.len(),
-        };
+        let size = |place: &Place| program.bytes(place);
         Ok(Box::new(NativeExecutor {
             arena: Arena::new(program.arena),
             inputs: program.inputs.iter().map(|&bytes| vec![0; bytes]).collect(),
@@ -154,7 +165,7 @@ impl Program for NativeProgram {
     }
 
     fn placement(&self, output: &str, op: &str, in_qdq_group: bool) -> Placement {
-        match self.0.absorbed.contains_key(output) {
+        match self.0.absorbed.contains(output) {
             true if matches!(op, "QuantizeLinear" | "DequantizeLinear") => Placement::int8("part of an int8 step"),
             true => Placement::int8("int8 products into 32-bit sums, or 8-bit values by table"),
             false if matches!(op, "QuantizeLinear" | "DequantizeLinear") => Placement::float("a cast between int8 and float"),
@@ -164,10 +175,7 @@ impl Program for NativeProgram {
     }
 
     fn nodes(&self) -> Vec<EngineNode> {
-        let bytes = |place: &Place| match place {
-            Place::Input(index) => self.0.inputs[*index] as u64,
-            Place::Arena(range) => range.len() as u64,
-        };
+        let bytes = |place: &Place| self.0.bytes(place) as u64;
         let node = |planned: &Planned| {
             let name = planned.name.clone();
             match &planned.action {
@@ -263,6 +271,7 @@ impl NativeExecutor {
         for (output, place) in self.outputs.iter_mut().zip(&program.outputs) {
             output.copy_from_slice(match place {
                 Place::Input(index) => &self.inputs[*index],
+                Place::Constant(index) => &program.constants[*index],
                 Place::Arena(range) => self.arena.read(range.clone()),
             });
         }
@@ -270,18 +279,19 @@ impl NativeExecutor {
 
     fn kernel(&mut self, step: &dyn Step, reads: &[Place; READS], write: &Range<usize>) {
         let ranges = reads.each_ref().map(|place| match place {
-            Place::Input(_) => 0..0,
+            Place::Input(_) | Place::Constant(_) => 0..0,
             Place::Arena(range) => range.clone(),
         });
         let (slices, mut parts) = self.arena.split(ranges);
         let inputs = std::array::from_fn(|i| match &reads[i] {
             Place::Input(index) => &self.inputs[*index][..],
+            Place::Constant(index) => &self.program.constants[*index][..],
             Place::Arena(_) => slices[i],
         });
-        let rows = 0..step.rows();
-        let owned = step.owned(rows.clone());
+        let all = 0..step.parts();
+        let owned = step.owned(all.clone());
         let output = parts.take(write.start + owned.start..write.start + owned.end);
-        step.run(inputs, output, rows, &mut self.scratch);
+        step.run(inputs, output, all, &mut self.scratch);
     }
 
     fn island(&mut self, number: usize, reads: &[Place], writes: &[Range<usize>]) -> Result<(), RunError> {
@@ -289,6 +299,7 @@ impl NativeExecutor {
         for (slot, place) in reads.iter().enumerate() {
             island.input(slot).copy_from_slice(match place {
                 Place::Input(index) => &self.inputs[*index],
+                Place::Constant(index) => &self.program.constants[*index],
                 Place::Arena(range) => self.arena.read(range.clone()),
             });
         }

@@ -6,10 +6,10 @@
 //! is and runs in float.
 
 use super::error::LoadCause;
-use super::onnx::graph::{Index, input, is_layout, node_name};
+use super::onnx::graph::{Index, input, is_layout, node_name, op_name};
 use super::onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 use super::onnx::{attribute, quantization, tensor};
-use super::quantized::{self, Array, Operator, QuantizedType, Recognized, expression};
+use super::quantized::{self, Array, Kind, Operator, QuantizedType, Recognized, expression, table};
 use crate::tensor::Dtype;
 use std::collections::{HashMap, HashSet};
 
@@ -41,6 +41,8 @@ impl Weights {
 /// What recognisers ask of the graph.
 pub struct Context<'a> {
     pub index: Index<'a>,
+    /// Version of ONNX's own operator set.
+    pub opset: i64,
     /// Types of quantized values that are known so far.
     types: HashMap<String, QuantizedType>,
 }
@@ -53,6 +55,12 @@ impl<'a> Context<'a> {
         Some((value.to_string(), self.dequantized(node)?))
     }
 
+    /// The same, or a quantized constant behind one.
+    pub fn operand(&self, real: &str) -> Option<(String, QuantizedType)> {
+        let node = self.index.producer(real).filter(|n| n.op_type == "DequantizeLinear")?;
+        Some((input(node, 0)?.to_string(), self.dequantized(node)?))
+    }
+
     /// The type with which a per-tensor `DequantizeLinear` reads its input.
     fn dequantized(&self, node: &NodeProto) -> Option<QuantizedType> {
         let value = input(node, 0)?;
@@ -60,8 +68,12 @@ impl<'a> Context<'a> {
         let elem_type = match self.index.constant_input(node, 2) {
             Some(zero) => tensor::dtype(zero.data_type)?,
             None => match self.types.get(value) {
-                Some(known) => if known.unsigned { Dtype::Uint8 } else { Dtype::Int8 },
-                None => self.input_type(value)?,
+                Some(known) if known.unsigned => Dtype::Uint8,
+                Some(_) => Dtype::Int8,
+                None => match self.index.constant(value) {
+                    Some(constant) => tensor::dtype(constant.data_type)?,
+                    None => self.input_type(value)?,
+                },
             },
         };
         quantized_type(quant.scale, quant.zero_point, elem_type)
@@ -151,6 +163,17 @@ impl<'a> Context<'a> {
         values.iter().enumerate().map(one).collect()
     }
 
+    /// A constant real vector: float, or behind a per-tensor `DequantizeLinear`.
+    pub fn reals(&self, value: &str) -> Option<Vec<f32>> {
+        if let Some(constant) = self.index.constant(value) {
+            return Some(tensor::values(constant).iter().map(|&v| v as f32).collect());
+        }
+        let node = self.index.producer(value).filter(|n| n.op_type == "DequantizeLinear")?;
+        let quant = quantization::of_input(&self.index, node, 0)?;
+        let values = tensor::values(self.index.constant_input(node, 0)?);
+        Some(values.iter().map(|&v| ((v - f64::from(quant.zero_point)) as f32) * quant.scale).collect())
+    }
+
     /// A constant of one element, possibly behind a `DequantizeLinear`.
     pub fn scalar(&self, value: &str) -> Option<f32> {
         if let Some(constant) = self.index.constant(value) {
@@ -182,16 +205,17 @@ fn quantized_type(scale: f32, zero_point: i32, dtype: Dtype) -> Option<Quantized
     (scale.is_finite() && scale > 0.0).then_some(QuantizedType { scale, zero, unsigned })
 }
 
-/// What was recognised: by the name of a node's first output, the name of the operator that it became part of.
-pub type Absorbed = HashMap<String, String>;
+/// First outputs of the nodes that became part of quantized operators.
+pub type Absorbed = HashSet<String>;
 
 /// Rewrites the graph. The model must have been checked, put in order and settled.
 pub fn recognize(model: &mut ModelProto) -> Result<Absorbed, LoadCause> {
+    let opset = model.opset_import.iter().find(|o| matches!(o.domain.as_str(), "" | "ai.onnx")).map_or(13, |o| o.version);
     let Some(graph) = model.graph.as_mut() else { return Ok(Absorbed::new()) };
     sink(graph);
     let before: HashSet<String> = graph.node.iter().flat_map(|n| n.output.first().cloned()).collect();
-    let mut context = Context { index: Index::new(graph), types: HashMap::new() };
-    let mut found: HashMap<String, NodeProto> = HashMap::new();
+    let mut context = Context { index: Index::new(graph), opset, types: HashMap::new() };
+    let mut found: HashMap<String, Found> = HashMap::new();
     for node in &graph.node {
         let Some(output) = node.output.first() else { continue };
         let (recognized, ty) = match operator(&mut context, node) {
@@ -202,18 +226,77 @@ pub fn recognize(model: &mut ModelProto) -> Result<Absorbed, LoadCause> {
             }
         };
         context.types.insert(output.clone(), ty);
-        found.insert(output.clone(), to_node(node, recognized, ty)?);
+        let recognized = compose(&found, recognized, ty);
+        found.insert(output.clone(), Found { recognized, output: ty });
     }
-    let mut absorbed: Absorbed = found.iter().map(|(output, _)| (output.clone(), output.clone())).collect();
+    let mut absorbed: Absorbed = found.keys().cloned().collect();
     for node in &mut graph.node {
         if let Some(new) = node.output.first().and_then(|output| found.remove(output)) {
-            *node = new;
+            *node = to_node(node, new.recognized, new.output)?;
         }
     }
     prune(graph);
     let after: HashSet<String> = graph.node.iter().flat_map(|n| n.output.first().cloned()).collect();
-    absorbed.extend(before.difference(&after).map(|gone| (gone.clone(), String::new())));
-    Ok(absorbed)
+    absorbed.extend(before.difference(&after).cloned());
+    let left = graph.node.iter().find(|n| n.domain == "com.microsoft" && quantized::NATIVE.contains(&n.op_type.as_str()));
+    match left {
+        Some(node) => Err(LoadCause::Node {
+            node: node_name(node).to_string(),
+            op: op_name(node),
+            why: "this form is not supported: scales and zero points must be constants of one value (of weights: one a channel)".to_string(),
+        }),
+        None => Ok(absorbed),
+    }
+}
+
+/// An operator and the type of its output.
+pub struct Found {
+    pub recognized: Recognized,
+    pub output: QuantizedType,
+}
+
+/// Joins tables: one that reads another's result, and an operator whose operands are tables of one value, become one table of that
+/// value. Values in between are rounded as before, so nothing changes but the work.
+fn compose(found: &HashMap<String, Found>, recognized: Recognized, output: QuantizedType) -> Recognized {
+    // What a value is of what it comes from: another value's table, or itself.
+    let origin = |(name, ty): &(String, QuantizedType)| -> (String, QuantizedType, Option<Vec<i8>>) {
+        if let Some(Found { recognized: Recognized { kind: Kind::Table(table), inputs, .. }, output }) = found.get(name)
+            && output == ty
+            && let [(source, from)] = &inputs[..]
+        {
+            return (source.clone(), *from, Some(table.values.clone()));
+        }
+        (name.clone(), *ty, None)
+    };
+    let at = |table: &Option<Vec<i8>>, v: i8| table.as_ref().map_or(v, |t| t[(i32::from(v) + 128) as usize]);
+    let (values, source) = match (&recognized.kind, &recognized.inputs[..]) {
+        (Kind::Table(outer), [input]) => {
+            let (name, ty, inner @ Some(_)) = origin(input) else { return recognized };
+            ((-128..=127).map(|v| outer.values[(i32::from(at(&inner, v)) + 128) as usize]).collect(), (name, ty))
+        }
+        (Kind::Binary(binary), [a, b]) => {
+            let (mut a, mut b) = (origin(a), origin(b));
+            // `x * f(x)`: one of them may be the other's source itself.
+            if a.0 != b.0 {
+                let (plain_a, plain_b) = (&recognized.inputs[0], &recognized.inputs[1]);
+                if b.0 == plain_a.0 {
+                    a = (plain_a.0.clone(), plain_a.1, None);
+                } else if a.0 == plain_b.0 {
+                    b = (plain_b.0.clone(), plain_b.1, None);
+                } else {
+                    return recognized;
+                }
+            }
+            if a.1 != b.1 {
+                return recognized;
+            }
+            let types: Vec<QuantizedType> = recognized.inputs.iter().map(|(_, ty)| *ty).collect();
+            let op = Operator { name: String::new(), kind: recognized.kind.clone(), inputs: types, output };
+            ((-128..=127).map(|v| binary.apply(&op, at(&a.2, v), at(&b.2, v))).collect(), (a.0, a.1))
+        }
+        _ => return recognized,
+    };
+    Recognized { kind: Kind::Table(table::Table { values }), inputs: vec![source], weights: None }
 }
 
 fn operator(context: &mut Context, node: &NodeProto) -> Option<(Recognized, QuantizedType)> {

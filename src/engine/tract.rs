@@ -13,6 +13,7 @@ use super::onnx::pb::{ModelProto, ValueInfoProto};
 use super::onnx::tensor::MAX_DIM;
 use lowering::Lowered;
 use super::program::{Executor, Memory, Program};
+use super::quantized::NATIVE;
 use super::recognize::OP_TYPE;
 use super::report::{EngineNode, Placement};
 use crate::config::value::Size;
@@ -54,11 +55,12 @@ const MICROSOFT: [&str; 14] = [
 const ML: [&str; 6] =
     ["ArrayFeatureExtractor", "CategoryMapper", "LinearClassifier", "LinearRegressor", "Normalizer", "TreeEnsembleClassifier"];
 
-/// Whether tract loads `op` of `domain` (`""` is ONNX's own).
+/// Whether `op` of `domain` (`""` is ONNX's own) can run: by tract, or as one of our own operators.
 pub fn supports(domain: &str, op: &str) -> bool {
     match domain {
         "" => op != OP_TYPE && (ONNX.op_register.0.contains_key(op)),
         "ai.onnx.ml" => ML.contains(&op),
+        "com.microsoft" if NATIVE.contains(&op) => true,
         "com.microsoft" => MICROSOFT.contains(&op) && ONNX.op_register.0.contains_key(op),
         _ => false,
     }

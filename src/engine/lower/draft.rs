@@ -1,11 +1,10 @@
 //! Steps whose kernel is not prepared yet: the operator's numbers without its layouts.
 
-use super::view::{Axis, View};
 use crate::engine::quantized::conv::{Conv, Numbers};
 use crate::engine::quantized::window::Fitted;
 use crate::engine::quantized::Operator;
-use crate::engine::step::{self, Source, Step, Target};
-use crate::kernels::{self, AddQuant, FLIP, Isa, Layout, PoolParams};
+use crate::engine::step::{ConvStep, InPlace, Step};
+use crate::kernels::{self, AddQuant, Element, Isa, Layout, Order, SLACK};
 
 /// What makes a step once its layouts are settled: those of what it reads, in order, then of what it writes.
 pub trait Draft: Send {
@@ -26,11 +25,11 @@ pub trait Draft: Send {
     fn reads_layouts(&self) -> bool {
         true
     }
-}
 
-/// The XOR between a native byte and an image's.
-pub fn native_flip(unsigned: bool) -> u8 {
-    if unsigned { 0x80 ^ FLIP } else { FLIP }
+    /// The same for its result.
+    fn writes_layouts(&self) -> bool {
+        true
+    }
 }
 
 /// A convolution, with a residual in its second read or none.
@@ -54,7 +53,8 @@ impl Draft for ConvDraft {
         let (input, output) = (layouts[0], layouts[layouts.len() - 1]);
         let mut params = self.conv.params(&self.op, &self.fitted, [input, output], &self.numbers);
         params.residual = self.residual.map(|quant| (quant, layouts[1]));
-        Ok(Box::new(step::ConvStep { conv: kernels::Conv::prepare(isa, &params)?, in_place, residual: self.residual.is_some() }))
+        let conv = InPlace { kernel: kernels::Conv::prepare(isa, &params)?, in_place };
+        Ok(Box::new(ConvStep { conv, residual: self.residual.is_some() }))
     }
 
     fn in_place(&self, read: usize) -> bool {
@@ -66,28 +66,51 @@ impl Draft for ConvDraft {
     }
 }
 
-/// A sum of two images.
-pub struct AddDraft {
-    pub quant: AddQuant,
-}
+/// A kernel that is made of its layouts alone: `prepare(isa, [reads.., output])`.
+pub struct Simple<F>(pub F);
 
-impl Draft for AddDraft {
+impl<F, S> Draft for Simple<F>
+where
+    F: Fn(Isa, &[Layout]) -> Result<S, kernels::Error> + Send,
+    S: Step + 'static,
+{
     fn finish(&self, isa: Isa, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
-        Ok(Box::new(kernels::Add::prepare(isa, self.quant, layouts[0], layouts[1], layouts[2])?))
+        Ok(Box::new((self.0)(isa, layouts)?))
     }
 }
 
-/// A function of single elements.
-pub struct TableDraft {
-    pub values: Box<[i8; 256]>,
-    /// Zero point of the output, for its border.
-    pub zero: i8,
+/// A kernel that knows by itself where its operands and its result lie.
+pub struct Fixed<F>(pub F);
+
+impl<F, S> Draft for Fixed<F>
+where
+    F: Fn(Isa) -> Result<S, kernels::Error> + Send,
+    S: Step + 'static,
+{
+    fn finish(&self, isa: Isa, _: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+        Ok(Box::new((self.0)(isa)?))
+    }
+
+    fn reads_layouts(&self) -> bool {
+        false
+    }
+
+    fn writes_layouts(&self) -> bool {
+        false
+    }
 }
 
-impl Draft for TableDraft {
-    fn finish(&self, _: Isa, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
-        let table = kernels::Table::prepare(&self.values, self.zero, layouts[0], layouts[1])?;
-        Ok(Box::new(step::TableStep { table, in_place }))
+/// The same as [`Simple`] for a kernel whose output may take its first operand's place.
+pub struct Taking<F>(pub F);
+
+impl<F, K> Draft for Taking<F>
+where
+    F: Fn(Isa, &[Layout]) -> Result<K, kernels::Error> + Send,
+    K: 'static,
+    InPlace<K>: Step,
+{
+    fn finish(&self, isa: Isa, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
+        Ok(Box::new(InPlace { kernel: (self.0)(isa, layouts)?, in_place }))
     }
 
     fn in_place(&self, read: usize) -> bool {
@@ -95,32 +118,17 @@ impl Draft for TableDraft {
     }
 }
 
-/// A pool; layouts in its parameters are replaced.
-pub struct PoolDraft {
-    pub params: PoolParams,
-}
-
-impl Draft for PoolDraft {
-    fn finish(&self, _: Isa, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
-        let params = PoolParams { input: layouts[0], output: layouts[1], ..self.params };
-        Ok(Box::new(kernels::Pool::prepare(&params)?))
-    }
-}
-
-/// A copy of a strided source (an image in another order, or a native tensor) to an image.
-pub struct Copy {
-    pub offset: usize,
-    /// Height, width and channels of the source.
-    pub axes: [Axis; 3],
-    pub source: Source,
-    /// Zero point of the image.
+/// A native tensor brought into an image.
+pub struct ImportDraft {
+    pub order: Order,
+    pub element: Element,
+    /// Zero point, for the border.
     pub zero: i8,
 }
 
-impl Draft for Copy {
-    fn finish(&self, _: Isa, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
-        let Copy { offset, axes, source, zero } = *self;
-        Ok(Box::new(step::CopyStep { offset, axes, source, zero, output: layouts[1] }))
+impl Draft for ImportDraft {
+    fn finish(&self, isa: Isa, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+        Ok(Box::new(kernels::Import::prepare(isa, self.order, self.element, layouts[1], self.zero)?))
     }
 
     fn reads_layouts(&self) -> bool {
@@ -128,22 +136,19 @@ impl Draft for Copy {
     }
 }
 
-/// A copy of an image to a native tensor.
-pub struct Export {
-    offset: usize,
-    axes: Vec<Axis>,
-    target: Target,
+/// A rearrangement of an image's bytes: offsets from its storage's first byte for each row, column and channel.
+pub struct GatherDraft {
+    pub tables: [Vec<usize>; 3],
+    /// Bytes of the source's storage.
+    pub bytes: usize,
+    /// Zero point, for the border.
+    pub zero: i8,
 }
 
-impl Export {
-    pub fn new(view: &View, target: Target) -> Export {
-        Export { offset: view.offset, axes: view.axes.clone(), target }
-    }
-}
-
-impl Draft for Export {
-    fn finish(&self, _: Isa, _: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
-        Ok(Box::new(step::ExportStep::new(self.offset, &self.axes, self.target)))
+impl Draft for GatherDraft {
+    fn finish(&self, _: Isa, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+        let source = Layout::new(1, 1, self.bytes - SLACK);
+        Ok(Box::new(kernels::Gather::prepare(source, layouts[1], self.tables.clone(), self.zero)?))
     }
 
     fn reads_layouts(&self) -> bool {

@@ -12,10 +12,9 @@ pub mod view;
 
 use super::quantized::{Array, Operator, QuantizedType, requantized};
 use super::quantized::Kind;
-use crate::kernels::{AddQuant, Border, Layout};
+use crate::kernels::{self, AddQuant, Border, Element, Layout, Matrices, Order};
 use crate::tensor::Dtype;
-use crate::engine::step::{Source, Target};
-use draft::{Copy, Draft, TableDraft};
+use draft::{Draft, GatherDraft, ImportDraft};
 use std::sync::Arc;
 pub use view::{Roles, View};
 
@@ -39,6 +38,15 @@ pub struct Image {
     pub layout: Layout,
 }
 
+/// Matrices in their place.
+#[derive(Clone, Copy, Debug)]
+pub struct MatrixImage {
+    pub storage: usize,
+    pub matrices: Matrices,
+    /// The last two axes are exchanged.
+    pub transposed: bool,
+}
+
 /// A place for the result of a step.
 pub struct Output {
     pub value: Value,
@@ -59,6 +67,8 @@ pub struct Storage {
 pub enum Origin {
     /// The model's input of that number, which outlives a run.
     Input(usize),
+    /// A constant of that number in [`Lowering::constants`].
+    Constant(usize),
     Arena,
 }
 
@@ -94,6 +104,8 @@ pub struct Lowering {
     values: Vec<Known>,
     pub storages: Vec<Storage>,
     pub records: Vec<Record>,
+    /// Constant operands, as images.
+    pub constants: Vec<Vec<u8>>,
     /// The border that readers of the next output would like, and who makes it.
     pub hint: Border,
     pub name: String,
@@ -108,10 +120,6 @@ impl Lowering {
         let native = Some(self.storages.len() - 1);
         self.values.push(Known { shape: shape.to_vec(), quantized: None, unsigned, images: vec![], native, readers });
         Value(self.values.len() - 1)
-    }
-
-    pub fn shape(&self, value: Value) -> &[usize] {
-        &self.values[value.0].shape
     }
 
     /// Sets how many read a value that an operator has just made.
@@ -164,28 +172,23 @@ impl Lowering {
         let (storage, shape) = (known.native.ok_or("float values are native")?, known.shape.clone());
         let rank = shape.len();
         let roles = if (3..=4).contains(&rank) && shape[0] == 1 { Roles::first(rank) } else { Roles::last(rank) };
-        let axes = View::dense(storage, &shape, 4).strided(&roles).ok_or("the axes of the input cannot be joined to an image")?;
+        let order = order(&View::dense(storage, &shape, 1), &roles).ok_or("the axes of the input cannot be joined to an image")?;
         let output = self.output(&shape, &roles, ty);
-        let draft = Copy { offset: 0, axes, source: Source::Float { scale: ty.scale }, zero: ty.zero };
+        let draft = ImportDraft { order, element: Element::Float { scale: ty.scale, zero_point: ty.zero }, zero: ty.zero };
         self.record(self.name.clone(), Box::new(draft), vec![storage], vec![output.storage], vec![output.layout; 2]);
         Ok(output.value)
     }
 
     /// Turns a quantized value into a native float32 tensor.
     pub fn dequantize(&mut self, value: Value, ty: QuantizedType) -> Result<Value, String> {
-        let known = &self.values[value.0];
-        let shape = known.shape.clone();
-        let (view, flip) = match (known.images.first(), known.native) {
-            (Some(view), _) => (view.clone(), 0),
-            (None, Some(storage)) => (View::dense(storage, &shape, 1), draft::native_flip(known.unsigned)),
-            (None, None) => return Err("a value lies nowhere".to_string()),
-        };
+        let shape = self.values[value.0].shape.clone();
+        if self.values[value.0].images.is_empty() {
+            self.copy(value.0, &Roles::last(shape.len()), Border::default(), ty)?;
+        }
         let bytes = 4 * shape.iter().product::<usize>();
-        let made = self.native_value(&self.name.clone(), &shape, Some(Dtype::Float32), bytes, Origin::Arena, 0);
-        let storage = self.storages.len() - 1;
-        let draft = draft::Export::new(&view, Target::Float { scale: ty.scale, zero: ty.zero, flip });
-        self.record(self.name.clone(), Box::new(draft), vec![view.storage], vec![storage], vec![Layout::new(1, 1, bytes); 2]);
-        Ok(made)
+        let storage = self.export(value, Element::Float { scale: ty.scale, zero_point: ty.zero }, bytes)?;
+        self.values.push(Known { shape, quantized: None, unsigned: false, images: vec![], native: Some(storage), readers: 0 });
+        Ok(Value(self.values.len() - 1))
     }
 
     fn known(&self, operand: &Operand) -> Result<usize, String> {
@@ -195,6 +198,9 @@ impl Lowering {
     /// The operand as an image under `roles`, with a border of at least `border` that holds its zero point: where it lies, or
     /// in a copy.
     pub fn image(&mut self, operand: &Operand, roles: &Roles, border: Option<Border>, ty: QuantizedType) -> Result<Image, String> {
+        if let Some(constant) = &operand.constant {
+            return Ok(self.constant(constant, &operand.shape, roles, border.unwrap_or_default(), ty));
+        }
         let id = self.known(operand)?;
         let wide_enough = |layout: &Layout, view: &View| match border {
             None => true,
@@ -210,21 +216,109 @@ impl Lowering {
         self.copy(id, roles, border.unwrap_or_default(), ty)
     }
 
+    fn constant(&mut self, array: &Array, shape: &[usize], roles: &Roles, border: Border, ty: QuantizedType) -> Image {
+        let [height, width, channels] = roles.sizes(shape);
+        let layout = Layout::new(height, width, channels).with_border(border);
+        let [rows, columns, depths] = View::dense(0, shape, 1).tables(roles);
+        let places = rows.iter().flat_map(|y| columns.iter().flat_map(|x| depths.iter().map(move |&c| y + x + c)).collect::<Vec<_>>());
+        let values: Vec<i8> = places.map(|at| array.values[at]).collect();
+        let mut bytes = vec![0; layout.bytes()];
+        layout.scatter(&values, ty.zero, &mut bytes);
+        let origin = Origin::Constant(self.constants.len());
+        self.storages.push(Storage { name: self.name.clone(), bytes: bytes.len(), origin });
+        self.constants.push(bytes);
+        Image { storage: self.storages.len() - 1, layout }
+    }
+
+    /// The operand with axes of size 1 in front, so that it has `rank` axes.
+    pub fn expanded(&mut self, operand: &Operand, rank: usize) -> Operand {
+        let missing = rank.saturating_sub(operand.shape.len());
+        let shape = [&vec![1; missing], &operand.shape[..]].concat();
+        let expand = |view: View| Some((0..missing).fold(view, |view, _| view.with_axis(0)));
+        let value = match operand.value {
+            Some(value) if missing > 0 => self.reviewed(value, &shape, true, expand),
+            value => value,
+        };
+        Operand { value, shape, constant: operand.constant.clone() }
+    }
+
+    /// The operand as one matrix a batch: the last two axes, or those exchanged where they lie so.
+    pub fn matrices(&mut self, operand: &Operand, ty: QuantizedType) -> Result<MatrixImage, String> {
+        let rank = operand.shape.len();
+        let batch: Vec<usize> = (0..rank - 2).collect();
+        let plain = Roles { height: batch.clone(), width: vec![rank - 2], channels: vec![rank - 1] };
+        let exchanged = Roles { height: batch, width: vec![rank - 1], channels: vec![rank - 2] };
+        if let (Some(value), None) = (operand.value, &operand.constant) {
+            for (roles, transposed) in [(&plain, false), (&exchanged, true)] {
+                let found = self.values[value.0].images.iter().find_map(|view| {
+                    let [h, w, c] = view.strided(roles)?;
+                    Some((view.storage, matrices(view.offset, h, w, c)?))
+                });
+                if let Some((storage, matrices)) = found {
+                    return Ok(MatrixImage { storage, matrices, transposed });
+                }
+            }
+        }
+        let Image { storage, layout } = self.image(operand, &plain, None, ty)?;
+        let (rows, step) = (Layout { height: 1, ..layout }, layout.row_stride());
+        Ok(MatrixImage { storage, matrices: Matrices { layout: rows, step }, transposed: false })
+    }
+
+    /// A place for `[batch.., m, n]` in which the results of all batches for one row lie in one pixel.
+    pub fn interleaved(&mut self, shape: &[usize], ty: QuantizedType) -> Output {
+        let rank = shape.len();
+        let (m, n) = (shape[rank - 2], shape[rank - 1]);
+        let batches: usize = shape[..rank - 2].iter().product();
+        let layout = Layout::new(1, m, batches * n);
+        let storage = self.storage(layout.bytes());
+        let order: Vec<usize> = std::iter::once(rank - 2).chain(0..rank - 2).chain([rank - 1]).collect();
+        let mut view = View::dense(storage, &order.iter().map(|&a| shape[a]).collect::<Vec<_>>(), 1).moved(0, rank - 2);
+        view.zero = ty.zero;
+        Output { value: self.image_value(shape, ty, view), storage, layout }
+    }
+
+    /// Adds a step that knows by itself where its operands lie.
+    pub fn push_strided(&mut self, draft: Box<dyn Draft>, reads: &[usize], output: Output) -> Value {
+        let layouts = vec![output.layout; reads.len() + 1];
+        self.record(self.name.clone(), draft, reads.to_vec(), vec![output.storage], layouts);
+        output.value
+    }
+
     fn copy(&mut self, id: usize, roles: &Roles, border: Border, ty: QuantizedType) -> Result<Image, String> {
         let known = &self.values[id];
-        let (from, flip) = match (&known.images[..], known.native) {
-            ([view, ..], _) => (view.clone(), 0),
-            ([], Some(storage)) => (View::dense(storage, &known.shape, 1), draft::native_flip(known.unsigned)),
-            ([], None) => return Err("a value lies nowhere".to_string()),
-        };
         let shape = known.shape.clone();
-        let strided = from.strided(roles).ok_or("the axes of the input cannot be joined to an image")?;
+        if known.images.is_empty() {
+            let storage = known.native.ok_or("a value lies nowhere")?;
+            let element = if known.unsigned { Element::Uint8 } else { Element::Int8 };
+            return self.import(id, storage, element, roles, border, ty);
+        }
+        let from = known.images[0].clone();
         let [height, width, channels] = roles.sizes(&shape);
         let layout = Layout::new(height, width, channels).with_border(border);
+        let mut tables = from.tables(roles);
+        tables[0].iter_mut().for_each(|row| *row += from.offset);
         let storage = self.storage(layout.bytes());
-        let draft = Copy { offset: from.offset, axes: strided, source: Source::Bytes { flip }, zero: ty.zero };
+        let draft = GatherDraft { tables, bytes: self.storages[from.storage].bytes, zero: ty.zero };
         let name = format!("{} (copy)", self.storages[from.storage].name);
         self.record(name, Box::new(draft), vec![from.storage], vec![storage], vec![layout; 2]);
+        self.values[id].images.push(View::placed(storage, layout, &shape, roles, ty.zero));
+        Ok(Image { storage, layout })
+    }
+
+    /// Brings a native tensor into an image, in one of the two orders that there is a kernel for.
+    fn import(&mut self, id: usize, native: usize, element: Element, roles: &Roles, border: Border, ty: QuantizedType) -> Result<Image, String> {
+        let shape = self.values[id].shape.clone();
+        let [height, width, channels] = roles.sizes(&shape);
+        let dense = View::dense(native, &shape, 1);
+        let Some(order) = order(&dense, roles) else {
+            let last = Roles::last(shape.len());
+            self.import(id, native, element, &last, Border::default(), ty)?;
+            return self.copy(id, roles, border, ty);
+        };
+        let layout = Layout::new(height, width, channels).with_border(border);
+        let storage = self.storage(layout.bytes());
+        let draft = ImportDraft { order, element, zero: ty.zero };
+        self.record(self.name.clone(), Box::new(draft), vec![native], vec![storage], vec![layout; 2]);
         self.values[id].images.push(View::placed(storage, layout, &shape, roles, ty.zero));
         Ok(Image { storage, layout })
     }
@@ -243,20 +337,38 @@ impl Lowering {
 
     /// The storage of a value as a native tensor, made where it is not there yet.
     pub fn native(&mut self, value: Value) -> Result<usize, String> {
-        let known = &self.values[value.0];
-        if let Some(storage) = known.native {
+        if let Some(storage) = self.values[value.0].native {
             return Ok(storage);
         }
-        let view = known.images.first().cloned().ok_or("a value lies nowhere")?;
-        let shape = known.shape.clone();
-        let flip = draft::native_flip(known.unsigned);
-        let bytes = shape.iter().product();
-        let storage = self.storage(bytes);
-        let draft = draft::Export::new(&view, Target::Bytes { flip });
-        let name = format!("{} (native)", self.storages[view.storage].name);
-        let layouts = vec![Layout::new(1, 1, bytes); 2];
-        self.record(name, Box::new(draft), vec![view.storage], vec![storage], layouts);
+        let known = &self.values[value.0];
+        let element = if known.unsigned { Element::Uint8 } else { Element::Int8 };
+        let storage = self.export(value, element, known.shape.iter().product())?;
         self.values[value.0].native = Some(storage);
+        Ok(storage)
+    }
+
+    /// Takes an image out to a dense tensor of `bytes`.
+    fn export(&mut self, value: Value, element: Element, bytes: usize) -> Result<usize, String> {
+        let known = &self.values[value.0];
+        let rank = known.shape.len();
+        let dense = View::dense(0, &known.shape, 1);
+        let ty = known.quantized.unwrap_or(QuantizedType { scale: 1.0, zero: 0, unsigned: known.unsigned });
+        let fits = |roles: &Roles| {
+            let image = known.images.iter().find_map(|view| {
+                let layout = view.layout(roles, self.storages[view.storage].bytes)?;
+                Some(Image { storage: view.storage, layout })
+            });
+            Some((order(&dense, roles)?, image?))
+        };
+        let found = [Roles::last(rank), Roles::first(rank)].iter().find_map(fits);
+        let (order, image) = match found {
+            Some(found) => found,
+            None => (Order::Pixels, self.copy(value.0, &Roles::last(rank), Border::default(), ty)?),
+        };
+        let storage = self.storage(bytes);
+        let layouts = vec![image.layout, Layout::new(1, 1, bytes)];
+        let draft = draft::Simple(move |isa, l: &[Layout]| kernels::Export::prepare(isa, order, element, l[0]));
+        self.record(self.name.clone(), Box::new(draft), vec![image.storage], vec![storage], layouts);
         Ok(storage)
     }
 
@@ -337,11 +449,10 @@ impl Lowering {
                 continue;
             }
             let Kind::Table(table) = requantized(*from, op.output) else { return Err("a change of scale is a table".to_string()) };
-            let values: [i8; 256] = table.values[..].try_into().map_err(|_| "a table of another length".to_string())?;
             let image = self.image(input, roles, None, *from)?;
-            let draft = TableDraft { values: Box::new(values), zero: op.output.zero };
+            let draft = table.draft(op.output.zero)?;
             let (reads, writes, layouts) = (vec![image.storage], vec![storage], vec![image.layout, place]);
-            self.record(self.name.clone(), Box::new(draft), reads, writes, layouts);
+            self.record(self.name.clone(), draft, reads, writes, layouts);
         }
         let view = View::placed(storage, layout, shape, roles, op.output.zero);
         Ok(self.image_value(shape, op.output, view))
@@ -361,7 +472,10 @@ impl Lowering {
             let slots = r.reads.iter().chain(&r.writes).zip(&r.layouts).filter(|(s, _)| **s == view.storage);
             slots.into_iter().all(|(_, l)| (l.border, l.height, l.width, l.pixel_stride) == (layout.border, layout.height, layout.width, layout.pixel_stride))
         };
-        let strided = self.records.iter().all(|r| uniform(r) && (r.work.reads_layouts() || !r.reads.contains(&view.storage)));
+        let follows = |r: &Record| {
+            (r.work.reads_layouts() || !r.reads.contains(&view.storage)) && (r.work.writes_layouts() || !r.writes.contains(&view.storage))
+        };
+        let strided = self.records.iter().all(|r| uniform(r) && follows(r));
         (same_scale && alone && whole && strided && self.storages[view.storage].origin == Origin::Arena).then_some((value, layout))
     }
 
@@ -394,6 +508,28 @@ impl Lowering {
 
 }
 
+/// Rows `w` of columns `c` for every `h`, where columns lie side by side.
+fn matrices(offset: usize, h: view::Axis, w: view::Axis, c: view::Axis) -> Option<Matrices> {
+    if c.size > 1 && c.stride != 1 {
+        return None;
+    }
+    let pitch = if w.size > 1 { w.stride } else { offset + c.size };
+    let (first, left) = (offset % pitch, offset / pitch);
+    let border = Border { left, ..Border::default() };
+    let layout = Layout { height: 1, width: w.size, channels: c.size, border, pixel_stride: pitch, first_channel: first };
+    (first + c.size <= pitch && layout.check().is_ok()).then_some(Matrices { layout, step: h.stride })
+}
+
+/// Which order a dense tensor has under `roles`, where it is one of the two.
+fn order(dense: &View, roles: &Roles) -> Option<Order> {
+    let [h, w, c] = dense.strided(roles)?;
+    let fits = |axis: &view::Axis, stride: usize| axis.size == 1 || axis.stride == stride;
+    if fits(&c, 1) && fits(&w, c.size) && fits(&h, w.size * c.size) {
+        return Some(Order::Pixels);
+    }
+    (fits(&w, 1) && fits(&h, w.size) && fits(&c, h.size * w.size)).then_some(Order::Planes)
+}
+
 impl Work {
     fn draft_mut(&mut self) -> Option<&mut Box<dyn Draft>> {
         match self {
@@ -404,6 +540,10 @@ impl Work {
 
     fn reads_layouts(&self) -> bool {
         matches!(self, Work::Kernel(draft) if draft.reads_layouts())
+    }
+
+    fn writes_layouts(&self) -> bool {
+        matches!(self, Work::Kernel(draft) if draft.writes_layouts())
     }
 }
 

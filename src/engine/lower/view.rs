@@ -92,14 +92,21 @@ impl View {
         View { storage, offset: 0, axes, allocated: None, zero: 0 }
     }
 
-    pub fn shape(&self) -> Vec<usize> {
-        self.axes.iter().map(|a| a.size).collect()
-    }
-
     /// Height, width and channels as strided axes, where the roles' axes can be joined.
     pub fn strided(&self, roles: &Roles) -> Option<[Axis; 3]> {
         let role = |axes: &Vec<usize>| joined(axes.iter().map(|&a| &self.axes[a]));
         Some([role(&roles.height)?, role(&roles.width)?, role(&roles.channels)?])
+    }
+
+    /// For each row, column and channel its distance in bytes from the first element, whatever the strides.
+    pub fn tables(&self, roles: &Roles) -> [Vec<usize>; 3] {
+        [&roles.height, &roles.width, &roles.channels].map(|axes| {
+            let mut table = vec![0];
+            for axis in axes.iter().map(|&a| &self.axes[a]) {
+                table = table.iter().flat_map(|&at| (0..axis.size).map(move |i| at + i * axis.stride)).collect();
+            }
+            table
+        })
     }
 
     /// The placement as kernels want it, in a storage of `bytes`; `None` where a copy is needed.
@@ -209,6 +216,10 @@ fn same(layout: &Layout, h: Axis, w: Axis, c: Axis) -> bool {
 mod tests {
     use super::*;
 
+    fn shape(view: &View) -> Vec<usize> {
+        view.axes.iter().map(|a| a.size).collect()
+    }
+
     fn bordered() -> (Layout, View) {
         let border = Border { top: 1, left: 1, bottom: 1, right: 1 };
         let layout = Layout::new(4, 6, 8).with_border(border);
@@ -220,7 +231,7 @@ mod tests {
         let (layout, view) = bordered();
         assert_eq!(view.layout(&Roles::first(4), layout.bytes()), Some(layout));
         let last = view.clone().moved(1, 3);
-        assert_eq!((last.shape(), last.layout(&Roles::last(4), layout.bytes())), (vec![1, 4, 6, 8], Some(layout)));
+        assert_eq!((shape(&last), last.layout(&Roles::last(4), layout.bytes())), (vec![1, 4, 6, 8], Some(layout)));
         assert_eq!(last.layout(&Roles::first(4), layout.bytes()), None);
         assert_eq!(view.natural_roles(), Roles { height: vec![0, 2], width: vec![3], channels: vec![1] });
     }
@@ -231,7 +242,7 @@ mod tests {
         assert_eq!(view.reshaped(2, 2, &[24]), None);
         let layout = Layout::new(4, 6, 8);
         let flat = View::placed(0, layout, &[1, 8, 4, 6], &Roles::first(4), 0).reshaped(2, 2, &[24]).unwrap();
-        assert_eq!(flat.shape(), [1, 8, 24]);
+        assert_eq!(shape(&flat), [1, 8, 24]);
         assert_eq!(flat.layout(&Roles::first(3), layout.bytes()), Some(Layout::new(1, 24, 8)));
         assert_eq!(flat.clone().reshaped(1, 2, &[192]), None);
         let last = flat.moved(1, 2).reshaped(1, 2, &[192]).unwrap();
@@ -242,7 +253,7 @@ mod tests {
     fn heads_are_channel_slices() {
         let layout = Layout::new(1, 64, 128);
         let view = View::placed(0, layout, &[1, 64, 128], &Roles::last(3), 0).reshaped(2, 1, &[4, 32]).unwrap().moved(2, 1);
-        assert_eq!(view.shape(), [1, 4, 64, 32]);
+        assert_eq!(shape(&view), [1, 4, 64, 32]);
         assert_eq!(view.strided(&Roles::last(4)).unwrap(), [Axis { size: 4, stride: 32 }, Axis { size: 64, stride: 128 }, Axis { size: 32, stride: 1 }]);
         let head = view.sliced(1, 2..3);
         assert_eq!(head.layout(&Roles::last(4), layout.bytes()), Some(layout.channel_slice(64..96)));
@@ -261,10 +272,10 @@ mod tests {
     fn axes_of_one_element_come_and_go_anywhere() {
         let layout = Layout::new(1, 1, 8);
         let view = View::placed(0, layout, &[1, 8, 1, 1], &Roles::first(4), 0).reshaped(1, 3, &[8]).unwrap();
-        assert_eq!((view.shape(), view.layout(&Roles::last(2), layout.bytes())), (vec![1, 8], Some(layout)));
+        assert_eq!((shape(&view), view.layout(&Roles::last(2), layout.bytes())), (vec![1, 8], Some(layout)));
         let back = view.with_axis(2).with_axis(0).without_axis(0);
         assert_eq!(back.layout(&Roles::first(3), layout.bytes()), Some(layout));
-        assert_eq!(View::dense(0, &[2, 3, 4], 1).reshaped(0, 3, &[4, 3, 2]).map(|v| v.shape()), Some(vec![4, 3, 2]));
-        assert_eq!(View::dense(0, &[1, 1], 1).reshaped(0, 2, &[1]).map(|v| v.shape()), Some(vec![1]));
+        assert_eq!(View::dense(0, &[2, 3, 4], 1).reshaped(0, 3, &[4, 3, 2]).map(|v| shape(&v)), Some(vec![4, 3, 2]));
+        assert_eq!(View::dense(0, &[1, 1], 1).reshaped(0, 2, &[1]).map(|v| shape(&v)), Some(vec![1]));
     }
 }

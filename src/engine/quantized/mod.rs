@@ -6,14 +6,19 @@
 //! plain evaluation on [`Array`]s that is the oracle, and which kernel it becomes. A new kind is one file and one line in
 //! [`Kind`].
 
-mod add;
+pub mod binary;
 mod concat;
 pub mod conv;
+mod conv_transpose;
 pub mod expression;
+mod layer_norm;
 mod linear;
+mod matmul;
 mod pool;
-mod product;
-mod table;
+pub mod product;
+mod resize;
+mod softmax;
+pub mod table;
 pub mod window;
 
 use super::lower::{Lowering, Operand, Value};
@@ -126,25 +131,50 @@ pub trait Behaviour {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Kind {
     Conv(conv::Conv),
+    ConvTranspose(conv_transpose::ConvTranspose),
     Linear(linear::Linear),
-    Add(add::Add),
+    MatMul(matmul::MatMul),
+    Binary(binary::Binary),
     Pool(pool::Pool),
+    Resize(resize::Resize),
     Concat(concat::Concat),
     Table(table::Table),
+    Softmax(softmax::Softmax),
+    LayerNorm(layer_norm::LayerNorm),
 }
 
 impl Kind {
     fn behaviour(&self) -> &dyn Behaviour {
         match self {
             Kind::Conv(k) => k,
+            Kind::ConvTranspose(k) => k,
             Kind::Linear(k) => k,
-            Kind::Add(k) => k,
+            Kind::MatMul(k) => k,
+            Kind::Binary(k) => k,
             Kind::Pool(k) => k,
+            Kind::Resize(k) => k,
             Kind::Concat(k) => k,
             Kind::Table(k) => k,
+            Kind::Softmax(k) => k,
+            Kind::LayerNorm(k) => k,
         }
     }
 }
+
+/// Operators of the domain com.microsoft that are recognised, and that nothing else here runs.
+pub const NATIVE: [&str; 11] = [
+    "QGemm",
+    "QLinearAdd",
+    "QLinearAveragePool",
+    "QLinearConcat",
+    "QLinearConv",
+    "QLinearGlobalAveragePool",
+    "QLinearLeakyRelu",
+    "QLinearMatMul",
+    "QLinearMul",
+    "QLinearSigmoid",
+    "QLinearSoftmax",
+];
 
 /// A recognised operator and the values that it reads.
 pub struct Recognized {
@@ -157,13 +187,37 @@ pub struct Recognized {
 
 /// The node that makes the real value which is then quantized to `output`, as an operator: the kinds in turn.
 pub fn recognize(context: &Context, real: &str, output: QuantizedType) -> Option<Recognized> {
-    let ways = [table::recognize, conv::recognize, linear::recognize, add::recognize, pool::recognize, concat::recognize];
+    let ways = [
+        table::recognize,
+        conv::recognize,
+        conv_transpose::recognize,
+        linear::recognize,
+        matmul::recognize,
+        binary::recognize,
+        pool::recognize,
+        resize::recognize,
+        concat::recognize,
+        softmax::recognize,
+        layer_norm::recognize,
+    ];
     ways.into_iter().find_map(|way| way(context, real, output))
 }
 
 /// A node of a quantized operator set (`QLinear*`), with the type of its output.
+///
+/// The operators of com.microsoft that are covered are [`NATIVE`].
 pub fn recognize_native(context: &Context, node: &super::onnx::pb::NodeProto) -> Option<(Recognized, QuantizedType)> {
-    let ways = [conv::native, linear::native, add::native, pool::native, concat::native, table::native];
+    let ways = [
+        conv::native,
+        linear::native,
+        matmul::native,
+        binary::native,
+        pool::native,
+        resize::native,
+        concat::native,
+        table::native,
+        softmax::native,
+    ];
     ways.into_iter().find_map(|way| way(context, node))
 }
 

@@ -2,12 +2,12 @@
 
 use super::expression::Expression;
 use super::{Array, Behaviour, Kind, Operator, QuantizedType, Recognized};
-use crate::engine::lower::draft::TableDraft;
+use crate::engine::lower::draft::{Draft, Taking};
 use crate::engine::lower::{Lowering, Operand, Value};
 use crate::engine::onnx::graph::input;
 use crate::engine::onnx::pb::NodeProto;
 use crate::engine::recognize::Context;
-use crate::kernels::reference;
+use crate::kernels::{self, Layout, reference};
 use serde::{Deserialize, Serialize};
 
 /// `values[v + 128]` is the output for the int8 input `v`.
@@ -20,6 +20,12 @@ impl Table {
     /// The table of `function` on real numbers.
     pub fn of(input: QuantizedType, output: QuantizedType, function: impl Fn(f32) -> f32) -> Table {
         Table { values: (-128..=127).map(|v| output.quantize(function(input.dequantize(v)))).collect() }
+    }
+
+    /// A step whose output's border holds `zero`.
+    pub fn draft(&self, zero: i8) -> Result<Box<dyn Draft>, String> {
+        let entries = self.entries()?;
+        Ok(Box::new(Taking(move |_, l: &[Layout]| kernels::Table::prepare(&entries, zero, l[0], l[1]))))
     }
 
     fn entries(&self) -> Result<[i8; 256], String> {
@@ -68,7 +74,6 @@ impl Behaviour for Table {
         let roles = to.natural_roles(&inputs[0])?;
         let input = to.image(&inputs[0], &roles, None, op.inputs[0])?;
         let output = to.output(&inputs[0].shape, &roles, op.output);
-        let draft = TableDraft { values: Box::new(self.entries()?), zero: op.output.zero };
-        Ok(Some(to.push(Box::new(draft), &[input], output)))
+        Ok(Some(to.push(self.draft(op.output.zero)?, &[input], output)))
     }
 }
