@@ -7,6 +7,7 @@
 //! | `reference` | every operator in its plainest form: the specification and the oracle |
 //! | `pack` | weights in the order the inner loops read them, and which of them are exact in which loop |
 //! | `conv`, `depthwise`, `pool`, `elementwise` | an operator: parameters checked and packed at load, then a lean `run` |
+//! | `winograd` | wide 3x3 convolutions with a quarter of the multiplications, still exact |
 //! | `portable`, `avx2`, `neon` | inner loops of one instruction set; their constructor proves that the CPU has it |
 //!
 //! # Contract
@@ -43,6 +44,8 @@ mod resize;
 mod rows;
 mod softmax;
 mod transpose;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "chosen by x86 only"))]
+mod winograd;
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
