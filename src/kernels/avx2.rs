@@ -12,18 +12,21 @@
 //! ```
 //!
 //! Wide: the same tile, `acc += vpmaddwd(x, w)` on 16-bit pairs, exact for every weight. Lanes are ordered so that the
-//! packs of the epilogue, which interleave 128-bit halves, leave channels in order. Depthwise: `vpmaddwd` on interleaved
-//! input rows, eight channels of two rows x four columns at a time.
+//! packs of the epilogue, which interleave 128-bit halves, leave channels in order. Depthwise: see [`depthwise`].
 //!
 //! Every loop works on raw pointers after one check of the whole strip ([`Strip::check`], [`Depthwise::check`]).
 
 use super::conv::{Kernel, Strip};
-use super::depthwise::{DW_LANES, Depthwise, row_pairs};
-use super::pack::{LANES, NarrowRule, Run, Style, Weights};
+use super::depthwise::Depthwise;
+use super::pack::{LANES, NarrowRule, Style, Weights};
 use super::portable::Portable;
+use super::winograd::{Job, Winograd};
 use super::{AddQuant, OutputQuant, store};
 use std::arch::x86_64::*;
 use std::ops::Range;
+
+mod depthwise;
+mod winograd;
 
 /// Proof that the CPU has AVX2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +53,9 @@ impl Kernel for Avx2 {
         strip.check();
         // SAFETY: `self` proves AVX2; the strip was checked.
         unsafe {
-            match (strip.block.weights(), strip.block.lanes()) {
-                (Weights::Narrow(w), LANES) => pixels::<false, 2>(strip, w.as_slice().as_ptr().cast()),
-                (Weights::Narrow(w), _) => pixels::<false, 1>(strip, w.as_slice().as_ptr().cast()),
-                (Weights::Wide(w), LANES) => pixels::<true, 2>(strip, w.as_slice().as_ptr().cast()),
-                (Weights::Wide(w), _) => pixels::<true, 1>(strip, w.as_slice().as_ptr().cast()),
+            match strip.block.lanes() {
+                LANES => pixels::<2>(strip),
+                _ => pixels::<1>(strip),
             }
         }
     }
@@ -81,16 +82,16 @@ impl Kernel for Avx2 {
             return Portable.depthwise(dw, input, output, rows);
         }
         dw.check(input, output, &rows);
-        // SAFETY: `self` proves AVX2; the buffers were checked; `sliding` is there for these shapes only.
-        unsafe {
-            match (&dw.sliding, dw.kernel, dw.stride) {
-                (Some(weights), 3, 1) => sliding_rows::<3, 1>(dw, weights.each_ref().map(|w| w.as_slice()), input, output, rows),
-                (Some(weights), 3, 2) => sliding_rows::<3, 2>(dw, weights.each_ref().map(|w| w.as_slice()), input, output, rows),
-                (Some(weights), 5, 1) => sliding_rows::<5, 1>(dw, weights.each_ref().map(|w| w.as_slice()), input, output, rows),
-                (Some(weights), 5, 2) => sliding_rows::<5, 2>(dw, weights.each_ref().map(|w| w.as_slice()), input, output, rows),
-                _ => any_window(dw, input, output, rows),
-            }
-        }
+        // SAFETY: `self` proves AVX2; the buffers were checked.
+        unsafe { depthwise::rows(dw, input, output, rows) }
+    }
+
+    const WINOGRAD: bool = true;
+
+    fn winograd(self, wg: &Winograd, job: &mut Job<'_>) {
+        wg.check(job);
+        // SAFETY: `self` proves AVX2; the job was checked.
+        unsafe { winograd::run(wg, job) }
     }
 }
 
@@ -201,9 +202,10 @@ impl Finish {
     /// Two pixels of 16 channels, 8 in each vector, become 16 bytes each.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn two_of_sixteen(&self, a: [__m256i; 2], b: [__m256i; 2]) -> __m256i {
+    fn two_of_sixteen(&self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m128i; 2] {
         let bytes = self.bytes(_mm256_packs_epi32(a[0], a[1]), _mm256_packs_epi32(b[0], b[1]));
-        _mm256_permute4x64_epi64::<0b11_01_10_00>(bytes)
+        let (first, second) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
+        [_mm_unpacklo_epi64(first, second), _mm_unpackhi_epi64(first, second)]
     }
 
     /// Four pixels of 8 channels become 8 bytes each.
@@ -269,22 +271,29 @@ unsafe fn get(from: *const u8, count: usize) -> __m128i {
 
 /// What a strip's tiles share, in memory where instructions take it as an operand.
 struct Shared<'a, const VECTORS: usize> {
-    runs: &'a [Run],
-    weights: *const u8,
+    /// Offsets and weights of the narrow groups, and of the wide ones.
+    narrow: (&'a [u32], *const u8),
+    wide: (&'a [u32], *const u8),
     bias: [__m256i; VECTORS],
     scale: [__m256; VECTORS],
     finish: Finish,
     columns: usize,
-    /// Bytes from one pixel to the next: input, output, residual.
+    /// Bytes from one pixel to the next: input (half of what it is in the widened one), output, residual.
     steps: [usize; 3],
     quant: &'a OutputQuant,
     add: Option<&'a AddQuant>,
 }
 
 impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
-    /// `weights` are the block's, `element` the bytes of an input element.
     #[target_feature(enable = "avx2")]
-    fn new(strip: &Strip<'a>, weights: *const u8, element: usize) -> Self {
+    fn new(strip: &Strip<'a>) -> Self {
+        let (narrow, wide) = strip.block.offsets().split_at(strip.block.narrow_groups());
+        let none = std::ptr::null();
+        let weights: (*const u8, *const u8) = match strip.block.weights() {
+            Weights::Narrow(w) => (w.as_slice().as_ptr().cast(), none),
+            Weights::Wide(w) => (none, w.as_slice().as_ptr().cast()),
+            Weights::Mixed(n, w) => (n.as_slice().as_ptr().cast(), w.as_slice().as_ptr().cast()),
+        };
         let (mut bias, mut scale) = ([_mm256_setzero_si256(); VECTORS], [_mm256_setzero_ps(); VECTORS]);
         for v in 0..VECTORS {
             // SAFETY: bias and scale have 16 lanes.
@@ -295,13 +304,13 @@ impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
         }
         let add = strip.residual.as_ref().map(|r| r.add);
         Shared {
-            runs: strip.block.runs(),
-            weights,
+            narrow: (narrow, weights.0),
+            wide: (wide, weights.1),
             bias,
             scale,
             finish: Finish::new(add.map_or(strip.quant, |add| &add.output)),
             columns: strip.block.columns,
-            steps: [strip.windows.step_x * element, strip.pixels.step_x, strip.residual.as_ref().map_or(0, |r| r.grid.step_x)],
+            steps: [strip.windows.step_x, strip.pixels.step_x, strip.residual.as_ref().map_or(0, |r| r.grid.step_x)],
             quant: strip.quant,
             add,
         }
@@ -311,32 +320,30 @@ impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
 /// Computes a strip whose block has `VECTORS * 8` lanes.
 ///
 /// # Safety
-/// `strip.check()` passed; `weights` are the block's, wide or narrow as `WIDE` says, and `VECTORS * 8` its lanes.
+/// `strip.check()` passed; `VECTORS * 8` are the block's lanes.
 #[target_feature(enable = "avx2")]
-unsafe fn pixels<const WIDE: bool, const VECTORS: usize>(strip: &mut Strip<'_>, weights: *const u8) {
-    let element = if WIDE { 2 } else { 1 };
-    let shared = Shared::<VECTORS>::new(strip, weights, element);
+unsafe fn pixels<const VECTORS: usize>(strip: &mut Strip<'_>) {
+    let shared = Shared::<VECTORS>::new(strip);
     let output = strip.output.as_mut_ptr();
     let residual = strip.residual.as_ref().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
+    let all_wide = shared.narrow.0.is_empty();
+    let plain = shared.add.is_none() && shared.columns == VECTORS * 8;
     let (height, width) = strip.rows();
     for y in 0..height {
+        let window = strip.windows.base + y * strip.windows.step_y;
         // SAFETY: row `y` is one of the strip's, and the steps below stay inside it: `strip.check()` covers them.
         unsafe {
             let mut at = At {
-                window: strip.input.as_ptr().add((strip.windows.base + y * strip.windows.step_y) * element),
+                bytes: strip.bytes.as_ptr().add(strip.bytes_before + window),
+                window: strip.input.as_ptr().wrapping_add(window * 2),
                 pixel: output.add(strip.pixels.base + y * strip.pixels.step_y),
                 residual: residual.map_or(output, |(from, grid)| from.add(grid.base + y * grid.step_y)),
             };
             let mut left = width;
             while left > 0 {
-                left -= match (VECTORS, left) {
-                    (1, 8..) => tile::<WIDE, VECTORS, 8>(&shared, &mut at),
-                    (2, 6 | 11..) if WIDE => tile::<WIDE, VECTORS, 6>(&shared, &mut at),
-                    (2, 5 | 9 | 10) => tile::<WIDE, VECTORS, 5>(&shared, &mut at),
-                    (2, 3 | 6) => tile::<WIDE, VECTORS, 3>(&shared, &mut at),
-                    (_, 4..) => tile::<WIDE, VECTORS, 4>(&shared, &mut at),
-                    (_, 2..) => tile::<WIDE, VECTORS, 2>(&shared, &mut at),
-                    _ => tile::<WIDE, VECTORS, 1>(&shared, &mut at),
+                left -= match plain {
+                    true => next_tile::<VECTORS, true>(&shared, &mut at, left, all_wide),
+                    false => next_tile::<VECTORS, false>(&shared, &mut at, left, all_wide),
                 };
             }
         }
@@ -345,27 +352,57 @@ unsafe fn pixels<const WIDE: bool, const VECTORS: usize>(strip: &mut Strip<'_>, 
 
 /// The next pixel of a row.
 struct At {
+    bytes: *const u8,
+    /// The same in the widened input; dangling where there is none.
     window: *const u8,
     pixel: *mut u8,
     residual: *const u8,
 }
 
+/// The next tile of a row with `left` pixels left, as large as pays.
+///
+/// # Safety
+/// As [`tile`].
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn next_tile<const VECTORS: usize, const PLAIN: bool>(
+    shared: &Shared<'_, VECTORS>,
+    at: &mut At,
+    left: usize,
+    all_wide: bool,
+) -> usize {
+    // SAFETY: the function's contract; no tile is larger than what is left.
+    unsafe {
+        match (VECTORS, left) {
+            (1, 8..) => tile::<VECTORS, PLAIN, 8>(shared, at),
+            (2, 6 | 11..) if all_wide => tile::<VECTORS, PLAIN, 6>(shared, at),
+            (2, 5 | 9 | 10 | 13..) => tile::<VECTORS, PLAIN, 5>(shared, at),
+            (2, 3 | 6) => tile::<VECTORS, PLAIN, 3>(shared, at),
+            (_, 4..) => tile::<VECTORS, PLAIN, 4>(shared, at),
+            (_, 2..) => tile::<VECTORS, PLAIN, 2>(shared, at),
+            _ => tile::<VECTORS, PLAIN, 1>(shared, at),
+        }
+    }
+}
+
 /// One register tile: the next `PIXELS` pixels. Moves `at` behind them and returns how many they were.
 ///
 /// # Safety
-/// As [`pixels`]; the row has `PIXELS` pixels left.
+/// As [`pixels`]; the row has `PIXELS` pixels left; `PLAIN` only without a residual and with all columns.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile<const WIDE: bool, const VECTORS: usize, const PIXELS: usize>(shared: &Shared<'_, VECTORS>, at: &mut At) -> usize {
+unsafe fn tile<const VECTORS: usize, const PLAIN: bool, const PIXELS: usize>(shared: &Shared<'_, VECTORS>, at: &mut At) -> usize {
     let mut acc = [shared.bias; PIXELS];
-    // SAFETY: runs stay inside the window's span, `columns` bytes at every pixel and residual are there: all of it was
+    // SAFETY: groups stay inside the window's span, `columns` bytes at every pixel and residual are there: all of it was
     // checked for every pixel of the strip. Positions may move one past the row's end, which is never read.
     unsafe {
-        match WIDE {
-            false => narrow(shared.runs, shared.weights, at.window, shared.steps[0], &mut acc),
-            true => wide(shared.runs, shared.weights, at.window, shared.steps[0], &mut acc),
+        if !shared.narrow.0.is_empty() {
+            narrow(shared.narrow.0, shared.narrow.1, &windows(at.bytes, shared.steps[0]), &mut acc);
         }
-        match shared.add {
+        if !shared.wide.0.is_empty() {
+            wide(shared.wide.0, shared.wide.1, &windows(at.window, shared.steps[0] * 2), &mut acc);
+        }
+        match shared.add.filter(|_| !PLAIN) {
             None => {
                 for acc in &mut acc {
                     for (acc, &scale) in acc.iter_mut().zip(&shared.scale) {
@@ -380,85 +417,184 @@ unsafe fn tile<const WIDE: bool, const VECTORS: usize, const PIXELS: usize>(shar
                 }
             }
         }
-        emit(&shared.finish, acc, at.pixel, shared.steps[1], shared.columns);
-        at.window = at.window.wrapping_add(PIXELS * shared.steps[0]);
+        emit(&shared.finish, acc, at.pixel, shared.steps[1], if PLAIN { VECTORS * 8 } else { shared.columns });
+        at.bytes = at.bytes.wrapping_add(PIXELS * shared.steps[0]);
+        at.window = at.window.wrapping_add(PIXELS * shared.steps[0] * 2);
         at.pixel = at.pixel.wrapping_add(PIXELS * shared.steps[1]);
         at.residual = at.residual.wrapping_add(PIXELS * shared.steps[2]);
     }
     PIXELS
 }
 
+/// No instruction: the compiler must have every sum in a register here. Left to itself it mixes the steps of a loop, runs out of
+/// registers and spills.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pin(sums: &mut [__m256i]) {
+    for sum in sums {
+        // SAFETY: an empty instruction sequence.
+        unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) * sum, options(nomem, nostack, preserves_flags)) };
+    }
+}
+
+/// Windows of a tile, `step` bytes apart, a register each.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn windows<const PIXELS: usize>(first: *const u8, step: usize) -> [*const u8; PIXELS] {
+    std::array::from_fn(|pixel| {
+        let mut window = first.wrapping_add(pixel * step);
+        // SAFETY: no instruction. The compiler must not know how windows are related, or it computes every address anew.
+        unsafe { std::arch::asm!("/* {0} */", inout(reg) window, options(pure, readonly, nostack, preserves_flags)) };
+        window
+    })
+}
+
+/// `VECTORS` vectors of weights from `weights` on, which moves behind them.
+///
+/// # Safety
+/// They are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn next_weights<const VECTORS: usize>(weights: &mut *const u8) -> [__m256i; VECTORS] {
+    let mut w = [_mm256_setzero_si256(); VECTORS];
+    for (v, w) in w.iter_mut().enumerate() {
+        // SAFETY: the function's contract.
+        *w = unsafe { _mm256_loadu_si256(weights.add(v * 32).cast()) };
+    }
+    *weights = weights.wrapping_add(VECTORS * 32);
+    w
+}
+
+/// `acc += vpmaddwd(x, w)` for each vector, with `x` the four bytes at element `offset` of the widened `window`, and `SKIP` on.
+/// In assembly, because the compiler reorders the steps of a tile until they need more registers than there are.
+///
+/// # Safety
+/// The four bytes are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn wide_step<const VECTORS: usize, const SKIP: usize>(
+    window: *const u8,
+    offset: usize,
+    w: &[__m256i; VECTORS],
+    acc: &mut [__m256i; VECTORS],
+) {
+    // SAFETY: reads the four bytes of the contract.
+    unsafe {
+        match acc.as_mut_slice() {
+            [a] => std::arch::asm!(
+                "vpbroadcastd {x}, [{window} + 2 * {offset} + {skip}]",
+                "vpmaddwd {x}, {x}, {w0}",
+                "vpaddd {a}, {a}, {x}",
+                window = in(reg) window, offset = in(reg) offset, skip = const SKIP, w0 = in(ymm_reg) w[0],
+                a = inout(ymm_reg) *a, x = out(ymm_reg) _,
+                options(readonly, nostack, preserves_flags)
+            ),
+            [a, b] => std::arch::asm!(
+                "vpbroadcastd {x}, [{window} + 2 * {offset} + {skip}]",
+                "vpmaddwd {t}, {x}, {w0}",
+                "vpmaddwd {x}, {x}, {w1}",
+                "vpaddd {a}, {a}, {t}",
+                "vpaddd {b}, {b}, {x}",
+                window = in(reg) window, offset = in(reg) offset, skip = const SKIP, w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1],
+                a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _, t = out(ymm_reg) _,
+                options(readonly, nostack, preserves_flags)
+            ),
+            _ => unreachable!(),
+        }
+    }
+}
+
+/// `acc += vpmaddwd(vpmaddubsw(x, w), 1)`: as [`wide_step`], on bytes.
+///
+/// # Safety
+/// The four bytes at `offset` are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn narrow_step<const VECTORS: usize>(
+    window: *const u8,
+    offset: usize,
+    w: &[__m256i; VECTORS],
+    ones: __m256i,
+    acc: &mut [__m256i; VECTORS],
+) {
+    // SAFETY: reads the four bytes of the contract.
+    unsafe {
+        match acc.as_mut_slice() {
+            [a] => std::arch::asm!(
+                "vpbroadcastd {x}, [{window} + {offset}]",
+                "vpmaddubsw {x}, {x}, {w0}",
+                "vpmaddwd {x}, {x}, {ones}",
+                "vpaddd {a}, {a}, {x}",
+                window = in(reg) window, offset = in(reg) offset, w0 = in(ymm_reg) w[0], ones = in(ymm_reg) ones,
+                a = inout(ymm_reg) *a, x = out(ymm_reg) _,
+                options(readonly, nostack, preserves_flags)
+            ),
+            [a, b] => std::arch::asm!(
+                "vpbroadcastd {x}, [{window} + {offset}]",
+                "vpmaddubsw {t}, {x}, {w0}",
+                "vpmaddubsw {x}, {x}, {w1}",
+                "vpmaddwd {t}, {t}, {ones}",
+                "vpmaddwd {x}, {x}, {ones}",
+                "vpaddd {a}, {a}, {t}",
+                "vpaddd {b}, {b}, {x}",
+                window = in(reg) window, offset = in(reg) offset, w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1],
+                ones = in(ymm_reg) ones, a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _, t = out(ymm_reg) _,
+                options(readonly, nostack, preserves_flags)
+            ),
+            _ => unreachable!(),
+        }
+    }
+}
+
 /// Byte products.
 ///
 /// # Safety
-/// Every run is readable at `PIXELS` windows from `window`, `step` bytes apart; `weights` hold `VECTORS * 32` bytes a group.
+/// Four bytes are readable at every offset of every window; `weights` hold `VECTORS * 32` bytes a group.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn narrow<const VECTORS: usize, const PIXELS: usize>(
-    runs: &[Run],
+    offsets: &[u32],
     mut weights: *const u8,
-    window: *const u8,
-    step: usize,
+    windows: &[*const u8; PIXELS],
     acc: &mut [[__m256i; VECTORS]; PIXELS],
 ) {
     let ones = _mm256_set1_epi16(1);
-    let mut sums = *acc;
-    for run in runs {
+    for &offset in offsets {
         // SAFETY: the function's contract.
         unsafe {
-            let from = window.add(run.offset);
-            for group in 0..run.groups {
-                let mut w = [_mm256_setzero_si256(); VECTORS];
-                for (v, w) in w.iter_mut().enumerate() {
-                    *w = _mm256_loadu_si256(weights.add(v * 32).cast());
-                }
-                weights = weights.add(VECTORS * 32);
-                for (p, sums) in sums.iter_mut().enumerate() {
-                    let x = _mm256_set1_epi32(from.add(p * step + group * 4).cast::<i32>().read_unaligned());
-                    for v in 0..VECTORS {
-                        sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w[v]), ones));
-                    }
-                }
+            let w = next_weights::<VECTORS>(&mut weights);
+            for (acc, &window) in acc.iter_mut().zip(windows) {
+                narrow_step(window, offset as usize, &w, ones, acc);
             }
         }
     }
-    *acc = sums;
 }
 
-/// Products of 16-bit numbers: two steps a group.
+/// Products of 16-bit numbers: two steps a group. Offsets count elements.
 ///
 /// # Safety
-/// Every run is readable, two bytes an element, at `PIXELS` windows from `window`, `step` bytes apart; `weights` hold `VECTORS * 64` bytes a group.
+/// Eight bytes are readable at every offset of every window; `weights` hold `VECTORS * 64` bytes a group.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn wide<const VECTORS: usize, const PIXELS: usize>(
-    runs: &[Run],
+    offsets: &[u32],
     mut weights: *const u8,
-    window: *const u8,
-    step: usize,
+    windows: &[*const u8; PIXELS],
     acc: &mut [[__m256i; VECTORS]; PIXELS],
 ) {
-    let mut sums = *acc;
-    for run in runs {
+    for &offset in offsets {
         // SAFETY: the function's contract.
         unsafe {
-            let from = window.add(run.offset * 2);
-            for half in 0..run.groups * 2 {
-                let mut w = [_mm256_setzero_si256(); VECTORS];
-                for (v, w) in w.iter_mut().enumerate() {
-                    *w = _mm256_loadu_si256(weights.add(v * 32).cast());
-                }
-                weights = weights.add(VECTORS * 32);
-                for (p, sums) in sums.iter_mut().enumerate() {
-                    let x = _mm256_set1_epi32(from.add(p * step + half * 4).cast::<i32>().read_unaligned());
-                    for v in 0..VECTORS {
-                        sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(x, w[v]));
-                    }
-                }
+            let w = next_weights::<VECTORS>(&mut weights);
+            for (acc, &window) in acc.iter_mut().zip(windows) {
+                wide_step::<VECTORS, 0>(window, offset as usize, &w, acc);
+            }
+            let w = next_weights::<VECTORS>(&mut weights);
+            for (acc, &window) in acc.iter_mut().zip(windows) {
+                wide_step::<VECTORS, 4>(window, offset as usize, &w, acc);
             }
         }
     }
-    *acc = sums;
 }
 
 /// The convolution's own value, requantized, plus the residual: whole numbers in the sum's scale, zero point not yet added.
@@ -517,9 +653,9 @@ unsafe fn emit<const VECTORS: usize, const PIXELS: usize>(
             for p in (0..PIXELS).step_by(2) {
                 let pair = |i: usize| [values[i][0], values[i][VECTORS - 1]];
                 let bytes = finish.two_of_sixteen(pair(p), pair((p + 1).min(last)));
-                put(to.add(p * step), _mm256_castsi256_si128(bytes), columns);
+                put(to.add(p * step), bytes[0], columns);
                 if p < last {
-                    put(to.add((p + 1) * step), _mm256_extracti128_si256::<1>(bytes), columns);
+                    put(to.add((p + 1) * step), bytes[1], columns);
                 }
             }
         }
@@ -532,253 +668,4 @@ unsafe fn emit<const VECTORS: usize, const PIXELS: usize>(
 fn quarter(bytes: __m256i, i: usize) -> __m128i {
     let half = if i < 2 { _mm256_castsi256_si128(bytes) } else { _mm256_extracti128_si256::<1>(bytes) };
     if i.is_multiple_of(2) { half } else { _mm_unpackhi_epi64(half, half) }
-}
-
-// --------------------------------------------------------------------------------------------------------- depthwise
-
-/// Output columns that share the near cache: their input is read once for each block of eight channels.
-const SPAN: usize = 32;
-
-/// Square window of `K` x `K` at stride `S`: two output rows at a time, the last alone if they are odd.
-///
-/// # Safety
-/// `dw.check` passed, the window is as said, `weights` are packed for one and for two rows.
-#[target_feature(enable = "avx2")]
-unsafe fn sliding_rows<const K: usize, const S: usize>(
-    dw: &Depthwise,
-    weights: [&[i16]; 2],
-    input: &[u8],
-    output: &mut [u8],
-    rows: Range<usize>,
-) {
-    let base = dw.output.rows(rows.clone()).start;
-    let mut y = rows.start;
-    while y < rows.end {
-        let count = (rows.end - y).min(2);
-        for x in (0..dw.output.width).step_by(SPAN) {
-            let width = SPAN.min(dw.output.width - x);
-            // SAFETY: windows of rows `y..y + count` and columns `x..x + width` lie inside the input, the pixels inside
-            // the output.
-            unsafe {
-                let from = input.as_ptr().add(dw.origin + y * dw.steps[0] + x * dw.steps[1]);
-                let to = output.as_mut_ptr().add(dw.output.offset(y, x) - base);
-                match count {
-                    2 => sliding_span::<K, S, 2>(dw, weights[1], from, to, width),
-                    _ => sliding_span::<K, S, 1>(dw, weights[0], from, to, width),
-                }
-            }
-        }
-        y += count;
-    }
-}
-
-/// All channels of `R` rows x `width` columns.
-///
-/// # Safety
-/// As [`sliding_rows`]: `from` is the first window's first byte, `to` the first pixel's.
-#[target_feature(enable = "avx2")]
-unsafe fn sliding_span<const K: usize, const S: usize, const R: usize>(
-    dw: &Depthwise,
-    weights: &[i16],
-    from: *const u8,
-    to: *mut u8,
-    width: usize,
-) {
-    let blocks = dw.bias.as_slice().len() / DW_LANES;
-    let finish = Finish::new(&dw.quant);
-    for (block, weights) in weights.chunks_exact(weights.len() / blocks).enumerate() {
-        let channel = block * DW_LANES;
-        // SAFETY: bias and scale are filled up to whole lane blocks; `at` starts at columns `0..width`.
-        unsafe {
-            let mut at = Column {
-                weights: weights.as_ptr().cast(),
-                bias: _mm256_loadu_si256(dw.bias.as_slice().as_ptr().add(channel).cast()),
-                scale: _mm256_loadu_ps(dw.scale.as_slice().as_ptr().add(channel)),
-                from: from.add(channel),
-                to: to.add(channel),
-                steps_in: [dw.input.row_stride(), dw.input.pixel_stride],
-                steps_out: [dw.output.row_stride(), dw.output.pixel_stride],
-                channels: DW_LANES.min(dw.output.channels - channel),
-            };
-            let mut left = width;
-            while left > 0 {
-                left -= match (left, left % 4) {
-                    (4.., 0) | (5, _) => columns::<K, S, R, 4>(&mut at, &finish),
-                    (3.., _) => columns::<K, S, R, 3>(&mut at, &finish),
-                    _ => columns::<K, S, R, 1>(&mut at, &finish),
-                };
-            }
-        }
-    }
-}
-
-/// Where a lane block stands in its row.
-struct Column {
-    weights: *const __m256i,
-    bias: __m256i,
-    scale: __m256,
-    from: *const u8,
-    to: *mut u8,
-    /// Bytes from row to row and from pixel to pixel.
-    steps_in: [usize; 2],
-    steps_out: [usize; 2],
-    /// Channels of the block that exist.
-    channels: usize,
-}
-
-/// The next `COLUMNS` output columns of `R` rows, eight channels. Every input column is loaded and interleaved once and
-/// meets all the kernel columns that want it.
-///
-/// # Safety
-/// As [`sliding_rows`]; the row has `COLUMNS` columns left.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn columns<const K: usize, const S: usize, const R: usize, const COLUMNS: usize>(at: &mut Column, finish: &Finish) -> usize {
-    let mut acc = [[at.bias; R]; COLUMNS];
-    let mut weights = at.weights;
-    // SAFETY: no instruction. The weights are read where they are used: hoisted out of the caller's loop they would only be
-    // spilled, and not to aligned slots.
-    unsafe { std::arch::asm!("/* {0} */", inout(reg) weights, options(readonly, nostack, preserves_flags)) };
-    // One input column; spelt out for each, so that every accumulator has a register.
-    macro_rules! input_columns {
-        ($($column:literal)*) => {$(
-            if $column < const { (COLUMNS - 1) * S + K } {
-                // SAFETY: the column is one of the windows'; eight bytes are readable there because of the slack.
-                let pairs = unsafe { row_pairs_at::<K, S, R>(at.from.add($column * at.steps_in[1]), at.steps_in[0]) };
-                for (o, acc) in acc.iter_mut().enumerate() {
-                    if $column >= o * S && $column < o * S + K {
-                        // SAFETY: a kernel column below `K`.
-                        unsafe { accumulate::<K, S, R>(acc, &pairs, weights, $column - o * S) };
-                    }
-                }
-            }
-        )*};
-    }
-    input_columns!(0 1 2 3 4 5 6 7 8 9 10);
-    const { assert!((COLUMNS - 1) * S + K <= 11) };
-    let outputs = const { COLUMNS * R };
-    for first in (0..outputs).step_by(4) {
-        let value = |i: usize| {
-            let i = (first + i).min(outputs - 1);
-            scaled(acc[i / R][i % R], at.scale)
-        };
-        let bytes = finish.four_of_eight([value(0), value(1), value(2), value(3)]);
-        for i in 0..(outputs - first).min(4) {
-            let (column, row) = ((first + i) / R, (first + i) % R);
-            // SAFETY: the pixel is one of the columns and rows at hand, and has `channels` channels from here.
-            unsafe { put(at.to.add(column * at.steps_out[1] + row * at.steps_out[0]), quarter(bytes, i), at.channels) };
-        }
-    }
-    at.from = at.from.wrapping_add(COLUMNS * S * at.steps_in[1]);
-    at.to = at.to.wrapping_add(COLUMNS * at.steps_out[1]);
-    COLUMNS
-}
-
-/// Most row pairs that any supported window needs: 5x5 at stride 2 for two rows.
-const PAIRS: usize = 4;
-
-/// Rows 2p and 2p + 1 of a column, eight channels, interleaved as 16-bit numbers. A row that no window needs reads as zero.
-///
-/// # Safety
-/// Eight bytes are readable at the column in each of the `(R - 1) * S + K` rows.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn row_pairs_at<const K: usize, const S: usize, const R: usize>(column: *const u8, row_stride: usize) -> [__m256i; PAIRS] {
-    let rows = const { (R - 1) * S + K };
-    let mut pairs = [_mm256_setzero_si256(); PAIRS];
-    for (p, pair) in pairs.iter_mut().enumerate() {
-        if 2 * p < rows {
-            // SAFETY: rows 2p and, where there is one, 2p + 1 are among those of the contract.
-            unsafe {
-                let a = column.add(2 * p * row_stride);
-                let b = if 2 * p + 1 < rows { column.add((2 * p + 1) * row_stride) } else { ZEROS.as_ptr() };
-                *pair = interleaved(a, b);
-            }
-        }
-    }
-    pairs
-}
-
-static ZEROS: [u8; 8] = [0; 8];
-
-/// Eight bytes each of `a` and `b` as 16-bit numbers: a0 b0 a1 b1 ... Broadcasting loads put the bytes in both halves, so
-/// two shuffles are enough.
-///
-/// # Safety
-/// Eight bytes are readable at both.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn interleaved(a: *const u8, b: *const u8) -> __m256i {
-    const Z: i8 = -1;
-    let widen = _mm256_setr_epi8(0, Z, 1, Z, 2, Z, 3, Z, 4, Z, 5, Z, 6, Z, 7, Z, 8, Z, 9, Z, 10, Z, 11, Z, 12, Z, 13, Z, 14, Z, 15, Z);
-    // SAFETY: the function's contract.
-    let (a, b) = unsafe { (_mm256_set1_epi64x(a.cast::<i64>().read_unaligned()), _mm256_set1_epi64x(b.cast::<i64>().read_unaligned())) };
-    _mm256_shuffle_epi8(_mm256_unpacklo_epi8(a, b), widen)
-}
-
-/// Adds kernel column `kx` to one output column's sums.
-///
-/// # Safety
-/// `weights` are a lane block's.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn accumulate<const K: usize, const S: usize, const R: usize>(
-    acc: &mut [__m256i; R],
-    pairs: &[__m256i; PAIRS],
-    weights: *const __m256i,
-    kx: usize,
-) {
-    let mut at = 0;
-    let per_column = const {
-        let (mut row, mut sum) = (0, 0);
-        while row < R {
-            let (first, end) = row_pairs(K, S, row);
-            sum += end - first;
-            row += 1;
-        }
-        sum
-    };
-    for (row, acc) in acc.iter_mut().enumerate() {
-        let (first, end) = row_pairs(K, S, row);
-        for (p, pair) in pairs.iter().enumerate() {
-            if p >= first && p < end {
-                // SAFETY: `at < per_column`, `kx < K`.
-                let w = unsafe { _mm256_loadu_si256(weights.add(kx * per_column + at)) };
-                *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(*pair, w));
-                at += 1;
-            }
-        }
-    }
-}
-
-/// Any window: tap pairs, eight channels at a time.
-///
-/// # Safety
-/// `dw.check` passed.
-#[target_feature(enable = "avx2")]
-unsafe fn any_window(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
-    let base = dw.output.rows(rows.clone()).start;
-    let finish = Finish::new(&dw.quant);
-    let channels = dw.output.channels;
-    for y in rows {
-        for x in 0..dw.output.width {
-            let (window, pixel) = (dw.origin + y * dw.steps[0] + x * dw.steps[1], dw.output.offset(y, x) - base);
-            for channel in (0..channels).step_by(DW_LANES) {
-                // SAFETY: every tap of the window is inside the input and eight bytes are readable there because of the
-                // slack; weights, bias and scale are filled up to whole lane blocks; the pixel is inside the output.
-                unsafe {
-                    let mut acc = _mm256_loadu_si256(dw.bias.as_slice().as_ptr().add(channel).cast());
-                    let weights = dw.paired.as_slice().as_ptr().add(channel * dw.taps.len() * 2).cast::<__m256i>();
-                    let from = input.as_ptr().add(window + channel);
-                    for (i, &[a, b]) in dw.taps.iter().enumerate() {
-                        let pair = interleaved(from.add(a), from.add(b));
-                        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(pair, _mm256_loadu_si256(weights.add(i))));
-                    }
-                    let done = scaled(acc, _mm256_loadu_ps(dw.scale.as_slice().as_ptr().add(channel)));
-                    let to = output.as_mut_ptr().add(pixel + channel);
-                    put(to, quarter(finish.four_of_eight([done; 4]), 0), DW_LANES.min(channels - channel));
-                }
-            }
-        }
-    }
 }

@@ -5,6 +5,7 @@
 
 use super::depthwise::Depthwise;
 use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack};
+use super::winograd::{Job, Winograd};
 use super::{AddQuant, Error, Isa, Layout, OutputQuant, SLACK, check_multiplier, load, store, with_kernel};
 use std::ops::Range;
 
@@ -171,13 +172,16 @@ pub(crate) struct Residual<'a> {
 }
 
 /// One block of output channels over some output rows: the inner loops' unit of work. `input` is the activation's bytes for
-/// narrow weights, the same as little-endian 16-bit numbers for wide ones; `windows` counts elements either way.
+/// narrow weights, the same as little-endian 16-bit numbers for wide and mixed ones; `windows` counts elements either way.
 pub(crate) struct Strip<'a> {
     pub block: &'a Block,
     pub height: usize,
     pub width: usize,
     pub input: &'a [u8],
     pub windows: Grid,
+    /// The activation's bytes, of which the first `bytes_before` lie before those that `windows` counts.
+    pub bytes: &'a [u8],
+    pub bytes_before: usize,
     pub output: &'a mut [u8],
     pub pixels: Grid,
     pub quant: &'a OutputQuant,
@@ -202,7 +206,8 @@ impl Strip<'_> {
     /// (`SLACK` covers it) and touch exactly `columns` bytes of an output pixel.
     pub fn check(&self) {
         let width = if matches!(self.block.weights(), Weights::Narrow(_)) { 1 } else { 2 };
-        assert!((self.windows.last(self.height, self.width) + self.block.span()) * width <= self.input.len());
+        let end = self.windows.last(self.height, self.width) + self.block.span();
+        assert!(end * width <= self.input.len() && end + self.bytes_before <= self.bytes.len());
         assert!(self.pixels.last(self.height, self.width) + self.block.columns <= self.output.len());
         if let Some(residual) = &self.residual {
             let bytes = residual.bytes.map_or(self.output.len(), <[u8]>::len);
@@ -228,12 +233,19 @@ pub(crate) trait Kernel: Copy {
     }
     /// Rows `rows` of a depthwise convolution. `output` are the bytes those rows own.
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>);
+    /// Whether there is a [`Kernel::winograd`].
+    const WINOGRAD: bool = false;
+    /// A 3x3 convolution in Winograd's form.
+    fn winograd(self, _: &Winograd, _: &mut Job<'_>) {
+        unreachable!("prepared for an instruction set that has it");
+    }
 }
 
 #[derive(Clone, Debug)]
 enum Body {
     Dense { blocks: Vec<Block>, any_wide: bool },
     Depthwise(Box<Depthwise>),
+    Winograd(Box<Winograd>),
 }
 
 /// A convolution packed for one instruction set.
@@ -285,6 +297,7 @@ impl Conv {
     pub fn scratch_bytes(&self) -> usize {
         match &self.body {
             Body::Dense { any_wide: true, .. } => 2 * self.window_rows(0..self.chunk).len(),
+            Body::Winograd(wg) => wg.scratch_bytes(),
             _ => 0,
         }
     }
@@ -299,17 +312,20 @@ impl Conv {
         match &self.body {
             Body::Dense { blocks, .. } => blocks.iter().map(Block::bytes).sum(),
             Body::Depthwise(dw) => dw.bytes(),
+            Body::Winograd(wg) => wg.bytes(),
         }
     }
 
-    /// What runs, for reports: instruction set, kind, and for dense layers how many blocks needed 16-bit products.
+    /// What runs, for reports: instruction set, kind, and for dense layers how many weights need 16-bit products.
     pub fn describe(&self) -> String {
         match &self.body {
             Body::Dense { blocks, .. } => {
-                let wide = blocks.iter().filter(|b| matches!(b.weights(), Weights::Wide(_))).count();
-                format!("{} dense, {wide}/{} blocks wide", self.isa.name(), blocks.len())
+                let count = |groups: fn(&Block) -> usize| blocks.iter().map(groups).sum::<usize>();
+                let (all, narrow) = (count(|b| b.offsets().len()), count(Block::narrow_groups));
+                format!("{} dense, {:.0} % of the weights wide", self.isa.name(), 100.0 * (all - narrow) as f32 / all as f32)
             }
             Body::Depthwise(_) => format!("{} depthwise", self.isa.name()),
+            Body::Winograd(_) => format!("{} winograd 4x4", self.isa.name()),
         }
     }
 
@@ -342,6 +358,7 @@ impl Conv {
         let (blocks, any_wide) = match &self.body {
             Body::Dense { blocks, any_wide } => (blocks, *any_wide),
             Body::Depthwise(dw) => return kernel.depthwise(dw, input, output, rows),
+            Body::Winograd(wg) => return kernel.winograd(wg, &mut self.job(input, output, rows, residual, scratch)),
         };
         for start in rows.clone().step_by(self.chunk) {
             let chunk = start..(start + self.chunk).min(rows.end);
@@ -353,9 +370,10 @@ impl Conv {
             for block in blocks {
                 let (bytes, base) = match block.weights() {
                     Weights::Narrow(_) => (input, 0),
-                    Weights::Wide(_) => (&*wide, window.start),
+                    Weights::Wide(_) | Weights::Mixed(..) => (&*wide, window.start),
                 };
-                let mut strip = self.strip(block, chunk.clone(), bytes, base, output, self.output.rows(rows.clone()).start, residual);
+                let inputs = [(bytes, base), (input, base)];
+                let mut strip = self.strip(block, chunk.clone(), inputs, output, self.output.rows(rows.clone()).start, residual);
                 kernel.strip(&mut strip);
             }
         }
@@ -367,29 +385,54 @@ impl Conv {
         &'a self,
         block: &'a Block,
         rows: Range<usize>,
-        input: &'a [u8],
-        input_base: usize,
+        [(input, input_base), (bytes, bytes_before)]: [(&'a [u8], usize); 2],
         output: &'a mut [u8],
         output_base: usize,
         residual: Option<&'a [u8]>,
     ) -> Strip<'a> {
         let base = self.origin + rows.start * self.steps[0] - input_base;
-        let residual = self.residual.as_ref().map(|(add, layout)| Residual {
-            add,
-            bytes: residual,
-            grid: Grid::of(layout, rows.start, block.channel, if residual.is_none() { output_base } else { 0 }),
-        });
+        let residual = self.residual(residual, rows.start, block.channel, output_base);
         Strip {
             block,
             height: rows.len(),
             width: self.output.width,
             input,
             windows: Grid { base, step_y: self.steps[0], step_x: self.steps[1] },
+            bytes,
+            bytes_before,
             output,
             pixels: Grid::of(&self.output, rows.start, block.channel, output_base),
             quant: &self.quant,
             residual,
         }
+    }
+
+    fn job<'a>(
+        &'a self,
+        input: &'a [u8],
+        output: &'a mut [u8],
+        rows: Range<usize>,
+        residual: Option<&'a [u8]>,
+        scratch: &'a mut [u8],
+    ) -> Job<'a> {
+        let output_base = self.output.rows(rows.clone()).start;
+        Job {
+            height: rows.len(),
+            width: self.output.width,
+            input,
+            windows: Grid { base: self.origin + rows.start * self.steps[0], step_y: self.steps[0], step_x: self.steps[1] },
+            output,
+            pixels: Grid::of(&self.output, rows.start, 0, output_base),
+            quant: &self.quant,
+            residual: self.residual(residual, rows.start, 0, output_base),
+            scratch,
+        }
+    }
+
+    #[inline(always)]
+    fn residual<'a>(&'a self, bytes: Option<&'a [u8]>, row: usize, channel: usize, output_base: usize) -> Option<Residual<'a>> {
+        let sliced_at = if bytes.is_none() { output_base } else { 0 };
+        self.residual.as_ref().map(|(add, layout)| Residual { add, bytes, grid: Grid::of(layout, row, channel, sliced_at) })
     }
 
     /// Input bytes that output rows `rows` read: whole rows and the slack behind.
@@ -404,6 +447,11 @@ impl Conv {
 fn body<K: Kernel>(_: K, params: &ConvParams) -> Result<Body, Error> {
     if params.is_depthwise() {
         return Ok(Body::Depthwise(Box::new(Depthwise::pack(params)?)));
+    }
+    if K::WINOGRAD
+        && let Some(wg) = Winograd::pack(&K::STYLE, params)?
+    {
+        return Ok(Body::Winograd(Box::new(wg)));
     }
     let mut blocks = Vec::new();
     let out_per_group = params.output.channels / params.groups;
@@ -422,7 +470,7 @@ fn body<K: Kernel>(_: K, params: &ConvParams) -> Result<Body, Error> {
             blocks.push(pack(&K::STYLE, &stretches, &columns)?);
         }
     }
-    let any_wide = blocks.iter().any(|b| matches!(b.weights(), Weights::Wide(_)));
+    let any_wide = blocks.iter().any(|b| !matches!(b.weights(), Weights::Narrow(_)));
     Ok(Body::Dense { blocks, any_wide })
 }
 
@@ -437,7 +485,7 @@ fn stretches(params: &ConvParams, group: usize) -> Vec<Stretch> {
 }
 
 /// Weights of an output channel as `[kernel height][kernel width][input channel]`.
-fn taps_first(params: &ConvParams, channel: usize) -> Vec<i16> {
+pub(crate) fn taps_first(params: &ConvParams, channel: usize) -> Vec<i16> {
     let depth = params.input.channels / params.groups;
     let taps = params.kernel[0] * params.kernel[1];
     let weights = &params.weights[channel * depth * taps..][..depth * taps];

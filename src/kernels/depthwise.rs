@@ -4,12 +4,12 @@
 //!
 //! ```text
 //!   any window:       [lane block][tap pair][lane][2]      taps in row order; an odd last tap pairs with a zero weight
-//!   square, small:    [lane block][kernel column][output row][row pair][lane][2]
+//!   square, small:    [lane block][phase][row pair][kernel column][lane][2]
 //! ```
 //!
-//! The second form is for windows of 3x3 and 5x5 with stride 1 or 2. A pair of input rows is widened and interleaved once
-//! and serves every kernel column and two output rows: output row `r` meets row pair `p` with the weights of kernel rows
-//! `2p - r * stride` and the next, zero where there is none.
+//! The second form is for windows of 3x3 and 5x5 with stride 1 or 2. Input rows 2p and 2p + 1 of a group are widened and
+//! interleaved once and serve every kernel column and several output rows. An output row whose window starts on the first row
+//! of a pair is in phase 0, on the second (stride 1 only) in phase 1; kernel rows without a partner meet zero weights.
 
 use super::conv::ConvParams;
 use super::pack::{Aligned, Columns, folded_bias, is_loud};
@@ -40,8 +40,8 @@ pub(crate) struct Depthwise {
     /// True where `acc * scale` may exceed 32 bits.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
     pub loud: bool,
-    /// For one and for two output rows at a time; `None` where the window is not square and small.
-    pub sliding: Option<[Aligned<i16>; 2]>,
+    /// `None` where the window is not square and small.
+    pub sliding: Option<Aligned<i16>>,
     /// Per channel, filled up to whole lane blocks.
     pub bias: Aligned<i32>,
     pub scale: Aligned<f32>,
@@ -78,7 +78,7 @@ impl Depthwise {
             #[cfg(target_arch = "aarch64")]
             narrow: narrow(&paired(&weights, padded)),
             loud,
-            sliding: is_sliding(params).then(|| [1, 2].map(|rows| Aligned::new(&sliding(params, &weights, padded, rows)))),
+            sliding: is_sliding(params).then(|| Aligned::new(&sliding(params, &weights, padded))),
             bias: Aligned::new(&bias),
             scale: Aligned::new(&scale),
         })
@@ -86,7 +86,7 @@ impl Depthwise {
 
     /// Bytes of packed weights that one run reads.
     pub fn bytes(&self) -> usize {
-        2 * self.sliding.as_ref().map_or(&self.paired, |s| &s[1]).as_slice().len()
+        2 * self.sliding.as_ref().unwrap_or(&self.paired).as_slice().len()
     }
 
     /// Panics unless `input` is the whole tensor and `output` the bytes that `rows` own.
@@ -127,25 +127,26 @@ fn narrow(paired: &[i16]) -> Option<Aligned<i8>> {
     fits.then(|| Aligned::new(paired.chunks_exact(2 * DW_LANES).flat_map(pair).collect::<Vec<_>>().as_flattened()))
 }
 
-/// Row pairs that output row `row` of a group meets.
-pub(crate) const fn row_pairs(kernel: usize, stride: usize, row: usize) -> (usize, usize) {
-    (row * stride / 2, (row * stride + kernel - 1) / 2 + 1)
+/// Input rows that are interleaved.
+pub(crate) const PAIR_ROWS: usize = 2;
+
+/// Row pairs that a window of an odd height meets, whichever row of a pair it starts on.
+pub(crate) const fn pairs_per_row(kernel: usize) -> usize {
+    kernel.div_ceil(PAIR_ROWS)
 }
 
-fn sliding(params: &ConvParams, weights: &[Vec<i16>], padded: usize, rows: usize) -> Vec<i16> {
-    let (kernel, stride) = (params.kernel[0], params.stride[0]);
-    let weight = |channel: usize, row: usize, input_row: usize, kx: usize| {
-        let ky = input_row.checked_sub(row * stride).filter(|&ky| ky < kernel);
+fn sliding(params: &ConvParams, weights: &[Vec<i16>], padded: usize) -> Vec<i16> {
+    let kernel = params.kernel[0];
+    let weight = |channel: usize, ky: Option<usize>, kx: usize| {
+        let ky = ky.filter(|&ky| ky < kernel);
         ky.zip(weights.get(channel)).map_or(0, |(ky, w)| w[ky * kernel + kx])
     };
     let mut out = Vec::new();
     for block in (0..padded).step_by(DW_LANES) {
-        for kx in 0..kernel {
-            for row in 0..rows {
-                let (first, end) = row_pairs(kernel, stride, row);
-                for pair in first..end {
-                    out.extend((block..block + DW_LANES).flat_map(|c| [0, 1].map(|i| weight(c, row, 2 * pair + i, kx))));
-                }
+        for phase in (0..PAIR_ROWS).step_by(params.stride[0]) {
+            for (pair, kx) in (0..pairs_per_row(kernel)).flat_map(|pair| (0..kernel).map(move |kx| (pair, kx))) {
+                let ky = |row: usize| (PAIR_ROWS * pair + row).checked_sub(phase);
+                out.extend((block..block + DW_LANES).flat_map(|c| [weight(c, ky(0), kx), weight(c, ky(1), kx)]));
             }
         }
     }

@@ -7,6 +7,7 @@
 //! | `reference` | every operator in its plainest form: the specification and the oracle |
 //! | `pack` | weights in the order the inner loops read them, and which of them are exact in which loop |
 //! | `conv`, `depthwise`, `pool`, `elementwise` | an operator: parameters checked and packed at load, then a lean `run` |
+//! | `winograd` | wide 3x3 convolutions with a quarter of the multiplications, still exact |
 //! | `binary`, `softmax`, `layer_norm`, `resize`, `matmul`, `conv_transpose` | further operators, in plain Rust |
 //! | `dense`, `gather` | tensors in and out of their layouts, copies, rearrangements |
 //! | `compiled`, `pairs` | plain loops compiled once an instruction set; the inner loop of products of two activations |
@@ -48,6 +49,8 @@ mod resize;
 mod rows;
 mod softmax;
 mod transpose;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "chosen by x86 only"))]
+mod winograd;
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]

@@ -60,6 +60,7 @@ impl Kernel for Neon {
             match strip.block.weights() {
                 Weights::Narrow(w) => rows::<NARROW>(strip, w.as_slice().as_ptr().cast()),
                 Weights::Wide(w) => rows::<WIDE>(strip, w.as_slice().as_ptr().cast()),
+                Weights::Mixed(..) => unreachable!("only the pair rule of x86 mixes"),
             }
         }
     }
@@ -87,6 +88,7 @@ impl Kernel for Dotprod {
             match strip.block.weights() {
                 Weights::Narrow(w) => dot_rows(strip, w.as_slice().as_ptr().cast()),
                 Weights::Wide(w) => rows::<WIDE>(strip, w.as_slice().as_ptr().cast()),
+                Weights::Mixed(..) => unreachable!("only the pair rule of x86 mixes"),
             }
         }
     }

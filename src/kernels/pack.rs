@@ -12,9 +12,10 @@
 //!
 //! Narrow loops of x86 add two byte products in 16 bits. That cannot saturate when in every adjacent pair of a lane the
 //! positive weights sum to at most 128 and the negative magnitudes too (255 * 128 <= 32767). A group that breaks the rule is
-//! **split**: half of each offending weight stays, the rest goes to a further run over the same input bytes. Blocks with many
-//! such groups, or with weights beyond 8 bits, are packed wide, which is always exact. ARM's rules are milder: see
-//! [`NarrowRule`].
+//! goes to the wide part of a **mixed** block: the narrow loop adds up the groups that keep the rule, the wide one the rest.
+//! ARM's rule is milder and broken seldom, so there a group is **split**: half of each offending weight stays, the rest goes to a
+//! further run over the same input bytes; see [`NarrowRule`]. Blocks where few groups keep the rule are packed wide, which is
+//! always exact.
 //!
 //! The input's zero point is folded into the bias, the requantization factors lie beside it, both in lane order.
 
@@ -26,6 +27,8 @@ pub(crate) const GROUP: usize = 4;
 pub(crate) const LANES: usize = 16;
 /// Splitting costs one more group each, the wide loop about a quarter more than the narrow one for every group.
 const SPLIT_LIMIT: f32 = 0.25;
+/// A mixed block needs its input in both widths and two loops a tile: not for fewer narrow groups than this.
+const MIX_LIMIT: f32 = 0.15;
 
 /// When a narrow loop is exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +76,13 @@ impl<T: Copy + Default> Aligned<T> {
 pub(crate) enum Weights {
     Narrow(Aligned<i8>),
     Wide(Aligned<i16>),
+    /// The first of [`Block::offsets`] are those of the narrow groups.
+    Mixed(Aligned<i8>, Aligned<i16>),
 }
 
 /// Up to 16 output channels, ready for the inner loop. The constructor establishes what unsafe loops rely on: `weights` hold
-/// exactly `lanes * GROUP` values for each group of `runs`, and `offset + groups * GROUP <= span` for each run.
+/// exactly `lanes * GROUP` values for each group of `runs`, `offset + groups * GROUP <= span` for each run, and `offsets` are
+/// those of the weights' groups in their order.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
     /// First output channel.
@@ -85,7 +91,9 @@ pub(crate) struct Block {
     pub columns: usize,
     lanes: usize,
     span: usize,
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "x86 loops go by groups, because theirs may be mixed"))]
     runs: Vec<Run>,
+    offsets: Vec<u32>,
     weights: Weights,
     /// True where `acc * scale` may exceed 32 bits.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
@@ -97,8 +105,22 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "as the field"))]
     pub fn runs(&self) -> &[Run] {
         &self.runs
+    }
+
+    /// Input byte, from the window's first, of each group of weights.
+    pub fn offsets(&self) -> &[u32] {
+        &self.offsets
+    }
+
+    /// How many groups are narrow; they come first.
+    pub fn narrow_groups(&self) -> usize {
+        match &self.weights {
+            Weights::Narrow(w) | Weights::Mixed(w, _) => w.as_slice().len() / (self.lanes * GROUP),
+            Weights::Wide(_) => 0,
+        }
     }
 
     pub fn weights(&self) -> &Weights {
@@ -125,6 +147,7 @@ impl Block {
         match &self.weights {
             Weights::Narrow(w) => w.as_slice().len(),
             Weights::Wide(w) => 2 * w.as_slice().len(),
+            Weights::Mixed(narrow, wide) => narrow.as_slice().len() + 2 * wide.as_slice().len(),
         }
     }
 }
@@ -160,7 +183,7 @@ pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> R
     let lanes = if count <= LANES / 2 { LANES / 2 } else { LANES };
     let order: [usize; LANES] = if lanes == LANES { style.order } else { std::array::from_fn(|i| i) };
     let groups = groups(stretches, columns.weights, &order[..lanes]);
-    let (runs, weights) = choose(style.rule, stretches, groups);
+    let Chosen { runs, offsets, weights } = choose(style.rule, stretches, groups);
     let span = runs.iter().map(|run: &Run| run.offset + run.groups * GROUP).max().unwrap_or(0);
     let (mut bias, mut scale, mut loud) = ([0; LANES], [0.0; LANES], false);
     for (lane, &column) in order[..lanes].iter().enumerate().filter(|(_, c)| **c < count) {
@@ -168,7 +191,7 @@ pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> R
         (bias[lane], scale[lane]) = (folded, columns.multipliers[column]);
         loud |= is_loud(bound, scale[lane]);
     }
-    Ok(Block { channel: columns.channel, columns: count, lanes, span, runs, weights, loud, order, bias, scale })
+    Ok(Block { channel: columns.channel, columns: count, lanes, span, runs, offsets, weights, loud, order, bias, scale })
 }
 
 /// True where a sum of up to `bound`, scaled, may exceed 32 bits: no loop but the portable one clamps before it converts.
@@ -213,17 +236,35 @@ fn groups(stretches: &[Stretch], columns: &[Vec<i16>], order: &[usize]) -> Vec<G
     out
 }
 
-/// Narrow where it is exact and worth it, else wide.
-fn choose(rule: NarrowRule, stretches: &[Stretch], mut groups: Vec<Group>) -> (Vec<Run>, Weights) {
-    let fits = groups.iter().flat_map(|g| &g.weights).all(|&w| i8::try_from(w).is_ok());
-    let broken = groups.iter().filter(|g| !keeps_rule(rule, g)).count();
-    if !fits || broken as f32 > SPLIT_LIMIT * groups.len() as f32 {
-        return (runs(stretches, &[]), Weights::Wide(Aligned::new(&wide(&groups))));
+struct Chosen {
+    runs: Vec<Run>,
+    offsets: Vec<u32>,
+    weights: Weights,
+}
+
+/// Narrow where it is exact and worth it, else wide, or each where it is best.
+fn choose(rule: NarrowRule, stretches: &[Stretch], mut groups: Vec<Group>) -> Chosen {
+    let fits = |g: &Group| g.weights.iter().all(|&w| i8::try_from(w).is_ok());
+    let broken = groups.iter().filter(|g| !fits(g) || !keeps_rule(rule, g)).count() as f32 / groups.len() as f32;
+    let offsets = |groups: &[Group]| -> Vec<u32> { groups.iter().map(|g| g.offset as u32).collect() };
+    if rule == NarrowRule::Pairs && broken > 0.0 && broken <= 1.0 - MIX_LIMIT {
+        let runs = runs(stretches, &[]);
+        let (keeping, rest): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(|g| fits(g) && keeps_rule(rule, g));
+        let weights = Weights::Mixed(Aligned::new(&narrow(&keeping)), Aligned::new(&wide(&rest)));
+        return Chosen { runs, offsets: [offsets(&keeping), offsets(&rest)].concat(), weights };
     }
-    let rest: Vec<Group> = if broken == 0 { Vec::new() } else { groups.iter_mut().filter_map(|g| split(rule, g)).collect() };
+    if broken > SPLIT_LIMIT || !groups.iter().all(fits) {
+        let weights = Weights::Wide(Aligned::new(&wide(&groups)));
+        return Chosen { runs: runs(stretches, &[]), offsets: offsets(&groups), weights };
+    }
+    let rest: Vec<Group> = if broken == 0.0 { Vec::new() } else { groups.iter_mut().filter_map(|g| split(rule, g)).collect() };
     let runs = runs(stretches, &rest);
-    let narrow: Vec<i8> = groups.iter().chain(&rest).flat_map(|g| &g.weights).map(|&w| w as i8).collect();
-    (runs, Weights::Narrow(Aligned::new(&narrow)))
+    groups.extend(rest);
+    Chosen { runs, offsets: offsets(&groups), weights: Weights::Narrow(Aligned::new(&narrow(&groups))) }
+}
+
+fn narrow(groups: &[Group]) -> Vec<i8> {
+    groups.iter().flat_map(|g| &g.weights).map(|&w| w as i8).collect()
 }
 
 /// One run a stretch, then one a split group, neighbours joined.
@@ -295,17 +336,18 @@ mod tests {
     /// The sum of weights that a block holds for a lane at each input offset.
     fn unpack(block: &Block, lane: usize) -> std::collections::BTreeMap<usize, i32> {
         let mut out = std::collections::BTreeMap::new();
-        let mut group = 0;
-        for run in block.runs() {
-            for i in 0..run.groups * GROUP {
-                let (g, k) = (group + i / GROUP, i % GROUP);
+        let narrow = |w: &Aligned<i8>, g: usize, k: usize| i32::from(w.as_slice()[(g * block.lanes() + lane) * GROUP + k]);
+        let wide = |w: &Aligned<i16>, g: usize, k: usize| i32::from(w.as_slice()[((g * 2 + k / 2) * block.lanes() + lane) * 2 + k % 2]);
+        for (g, &offset) in block.offsets().iter().enumerate() {
+            for k in 0..GROUP {
                 let weight = match block.weights() {
-                    Weights::Narrow(w) => i32::from(w.as_slice()[(g * block.lanes() + lane) * GROUP + k]),
-                    Weights::Wide(w) => i32::from(w.as_slice()[((g * 2 + k / 2) * block.lanes() + lane) * 2 + k % 2]),
+                    Weights::Narrow(w) => narrow(w, g, k),
+                    Weights::Wide(w) => wide(w, g, k),
+                    Weights::Mixed(w, _) if g < block.narrow_groups() => narrow(w, g, k),
+                    Weights::Mixed(_, w) => wide(w, g - block.narrow_groups(), k),
                 };
-                *out.entry(run.offset + i).or_insert(0) += weight;
+                *out.entry(offset as usize + k).or_insert(0) += weight;
             }
-            group += run.groups;
         }
         out.retain(|_, w| *w != 0);
         out
@@ -325,21 +367,31 @@ mod tests {
                 let placed = column.iter().enumerate().map(|(i, &w)| (if i < half { i } else { i + 9 }, i32::from(w)));
                 prop_assert_eq!(unpack(&block, lane), placed.filter(|(_, w)| *w != 0).collect());
             }
-            if let Weights::Narrow(w) = block.weights() {
+            if !matches!(block.weights(), Weights::Mixed(..)) {
+                let runs = block.runs().iter().flat_map(|run| (0..run.groups).map(|g| (run.offset + g * GROUP) as u32));
+                prop_assert!(runs.eq(block.offsets().iter().copied()));
+            }
+            if let Weights::Narrow(w) | Weights::Mixed(w, _) = block.weights() {
                 prop_assert!(w.as_slice().chunks_exact(2).all(|p| pair_fits(rule, p[0].into(), p[1].into())));
             }
         }
     }
 
     #[test]
-    fn a_few_offending_pairs_are_split_and_many_go_wide() {
+    fn a_few_offending_pairs_are_split_or_set_apart_and_many_go_wide() {
         let mut weights = vec![vec![10i16; 64]; 16];
         weights[3][5] = -128;
         weights[3][4] = -128;
-        assert!(matches!(block(NarrowRule::Pairs, &weights).weights(), Weights::Narrow(w) if w.as_slice().len() == 17 * 64));
-        assert!(matches!(block(NarrowRule::Pairs, &vec![vec![100; 64]; 16]).weights(), Weights::Wide(_)));
-        assert!(matches!(block(NarrowRule::Always, &vec![vec![100; 64]; 16]).weights(), Weights::Narrow(_)));
-        assert!(matches!(block(NarrowRule::Always, &vec![vec![200; 64]; 16]).weights(), Weights::Wide(_)));
+        let parts = |block: Block| match block.weights() {
+            Weights::Narrow(narrow) => (narrow.as_slice().len(), 0),
+            Weights::Wide(wide) => (0, wide.as_slice().len()),
+            Weights::Mixed(narrow, wide) => (narrow.as_slice().len(), wide.as_slice().len()),
+        };
+        assert_eq!(parts(block(NarrowRule::NoMinimum, &weights)), (17 * 64, 0));
+        assert_eq!(parts(block(NarrowRule::Pairs, &weights)), (15 * 64, 64));
+        assert_eq!(parts(block(NarrowRule::Pairs, &vec![vec![100; 64]; 16])), (0, 16 * 64));
+        assert_eq!(parts(block(NarrowRule::Always, &vec![vec![100; 64]; 16])), (16 * 64, 0));
+        assert_eq!(parts(block(NarrowRule::Always, &vec![vec![200; 64]; 16])), (0, 16 * 64));
     }
 
     #[test]

@@ -25,26 +25,27 @@ impl Portable {
 
 /// Adds one pixel's window into `acc`, a lane each.
 fn accumulate(strip: &Strip<'_>, window: usize, acc: &mut [i32; LANES]) {
-    let block = strip.block;
-    let lanes = block.lanes();
-    let mut group = 0;
-    for run in block.runs() {
-        for i in 0..run.groups * GROUP {
-            let at = window + run.offset + i;
-            let (g, k) = (group + i / GROUP, i % GROUP);
-            match block.weights() {
-                Weights::Narrow(weights) => {
-                    let (x, weights) = (widen(strip.input[at]), &weights.as_slice()[g * lanes * GROUP..][..lanes * GROUP]);
-                    acc.iter_mut().zip(weights.chunks_exact(GROUP)).for_each(|(a, w)| *a += x * i32::from(w[k]));
-                }
-                Weights::Wide(weights) => {
-                    let x = i32::from(i16::from_le_bytes([strip.input[2 * at], strip.input[2 * at + 1]]));
-                    let weights = &weights.as_slice()[(g * 2 + k / 2) * lanes * 2..][..lanes * 2];
-                    acc.iter_mut().zip(weights.chunks_exact(2)).for_each(|(a, w)| *a += x * i32::from(w[k % 2]));
-                }
+    let (narrow, wide) = strip.block.offsets().split_at(strip.block.narrow_groups());
+    let lanes = strip.block.lanes();
+    if let Weights::Narrow(weights) | Weights::Mixed(weights, _) = strip.block.weights() {
+        for (&offset, weights) in narrow.iter().zip(weights.as_slice().chunks_exact(lanes * GROUP)) {
+            let x: [i32; GROUP] = std::array::from_fn(|k| widen(strip.bytes[strip.bytes_before + window + offset as usize + k]));
+            for (acc, w) in acc.iter_mut().zip(weights.chunks_exact(GROUP)) {
+                *acc += (0..GROUP).map(|k| x[k] * i32::from(w[k])).sum::<i32>();
             }
         }
-        group += run.groups;
+    }
+    if let Weights::Wide(weights) | Weights::Mixed(_, weights) = strip.block.weights() {
+        let halves = wide.iter().flat_map(|&offset| [offset as usize, offset as usize + 2]);
+        for (offset, weights) in halves.zip(weights.as_slice().chunks_exact(lanes * 2)) {
+            let x: [i32; 2] = std::array::from_fn(|k| {
+                let at = 2 * (window + offset + k);
+                i32::from(i16::from_le_bytes([strip.input[at], strip.input[at + 1]]))
+            });
+            for (acc, w) in acc.iter_mut().zip(weights.chunks_exact(2)) {
+                *acc += x[0] * i32::from(w[0]) + x[1] * i32::from(w[1]);
+            }
+        }
     }
 }
 

@@ -109,9 +109,11 @@ enum Kind {
     Depthwise,
     Matrix,
     OneDimensional,
+    /// 3x3 with many channels.
+    Wide,
 }
 
-const KINDS: [Kind; 6] = [Kind::Pointwise, Kind::Dense, Kind::Grouped, Kind::Depthwise, Kind::Matrix, Kind::OneDimensional];
+const KINDS: [Kind; 7] = [Kind::Pointwise, Kind::Dense, Kind::Grouped, Kind::Depthwise, Kind::Matrix, Kind::OneDimensional, Kind::Wide];
 
 fn shape(random: &mut Random, kind: Kind) -> ([usize; 3], usize, usize, [usize; 2]) {
     let channels = |random: &mut Random| random.pick(&[1, 2, 3, 4, 7, 8, 16, 17, 24, 33]);
@@ -126,11 +128,13 @@ fn shape(random: &mut Random, kind: Kind) -> ([usize; 3], usize, usize, [usize; 
         }
         Kind::Depthwise => {
             let c = c.max(2);
+            let image = if random.chance(3) { [image[0], random.range(22..100)] } else { [image[0], image[1]] };
             let kernel = if random.chance(3) { [random.range(1..6), random.range(1..6)] } else { [random.pick(&[3, 5]); 2] };
             ([image[0], image[1], c], c, c, kernel)
         }
         Kind::Matrix => ([1, random.range(1..7), random.range(1..300)], o, 1, [1, 1]),
         Kind::OneDimensional => ([1, random.range(1..40), c], o, 1, [1, random.range(1..10)]),
+        Kind::Wide => ([image[0], image[1], random.pick(&[16, 32, 48])], o, 1, [3, 3]),
     }
 }
 
@@ -139,6 +143,7 @@ impl ConvCase {
         let ([height, width, channels], out_channels, groups, kernel) = shape(random, kind);
         let stride = if random.chance(2) { [1, 1] } else { [random.range(1..3), 2] };
         let stride = if matches!(kind, Kind::Depthwise) { [stride[1]; 2] } else { stride };
+        let stride = if matches!(kind, Kind::Wide) { [1, 1] } else { stride };
         let dilation = if random.chance(4) { [random.range(1..3), random.range(1..3)] } else { [1, 1] };
         let pad = [random.range(0..kernel[0] + 1), random.range(0..kernel[1] + 1)];
         let end_pad = [random.range(0..kernel[0] + 1), random.range(0..kernel[1] + 1)];

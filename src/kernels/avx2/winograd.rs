@@ -1,0 +1,231 @@
+//! Winograd's F(4x4, 3x3): transforms 16 channels at a time, products by the dense 16-bit loop.
+
+use super::super::pack::{GROUP, LANES};
+use super::super::winograd::{CENTER, DEPTH, INVERSE, Job, Outputs, POSITIONS, REACH, SHIFTS, TILE, Winograd};
+use super::{Finish, emit, get, plus, scaled, wide, windows};
+use std::arch::x86_64::*;
+
+/// All tiles of the job, batch by batch.
+///
+/// # Safety
+/// `wg.check(job)` passed.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn run(wg: &Winograd, job: &mut Job<'_>) {
+    let [input_stride, product_stride] = wg.strides();
+    let across = job.width.div_ceil(TILE);
+    let tiles = job.height.div_ceil(TILE) * across;
+    let start = job.scratch.as_ptr().align_offset(64).min(64);
+    let weights = wg.weights.as_slice().as_ptr().cast::<u8>();
+    for first in (0..tiles).step_by(wg.batch) {
+        let batch = first..(first + wg.batch).min(tiles);
+        // SAFETY: the scratch has room for `POSITIONS` strides of both kinds behind `start`; a batch fits a stride; tiles are
+        // clipped to the job's pixels; every block has its weights.
+        unsafe {
+            let input = job.scratch.as_mut_ptr().add(start);
+            let products = input.add(POSITIONS * input_stride);
+            for (i, tile) in batch.clone().enumerate() {
+                let tile = Tile::of(job, tile, across);
+                transform_input(job, &tile, wg.depth, input.add(i * wg.depth * 2), input_stride);
+            }
+            for (b, outputs) in wg.blocks.iter().enumerate() {
+                let center = [0, 8].map(|v| _mm256_loadu_si256(outputs.center[v..][..8].as_ptr().cast()));
+                for position in 0..POSITIONS {
+                    let start = if position == CENTER { center } else { [_mm256_setzero_si256(); 2] };
+                    let weights = weights.add((b * POSITIONS + position) * wg.depth * LANES * 2);
+                    let (from, to) = (input.add(position * input_stride), products.add(position * product_stride));
+                    multiply(from, weights, to.cast(), &wg.offsets, batch.len(), start);
+                }
+                for (i, tile) in batch.clone().enumerate() {
+                    let tile = Tile::of(job, tile, across);
+                    let sums = transform_output(products.add(i * LANES * 4), product_stride, outputs);
+                    emit_tile(job, &tile, outputs, &sums);
+                }
+            }
+        }
+    }
+}
+
+/// A tile's place in the job: its first output pixel, and its pixels that exist.
+struct Tile {
+    y: usize,
+    x: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Tile {
+    fn of(job: &Job<'_>, index: usize, across: usize) -> Tile {
+        let (y, x) = (index / across * TILE, index % across * TILE);
+        Tile { y, x, height: TILE.min(job.height - y), width: TILE.min(job.width - x) }
+    }
+}
+
+/// Rows of `B` times a vector, in 16 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn input_1d(d: [__m256i; REACH]) -> [__m256i; REACH] {
+    let [d0, d1, d2, d3, d4, d5] = d;
+    let (add, sub) = (|a, b| _mm256_add_epi16(a, b), |a, b| _mm256_sub_epi16(a, b));
+    let four = |a| _mm256_slli_epi16::<2>(a);
+    let (a, b) = (sub(d4, four(d2)), sub(d3, four(d1)));
+    let (c, e) = (sub(d4, d2), sub(d3, d1));
+    let e = add(e, e);
+    [add(four(sub(d0, d2)), c), add(a, b), sub(a, b), add(c, e), sub(c, e), sub(sub(d5, d3), add(e, e))]
+}
+
+/// Rows of `A` times a vector, modulo 2^32, before the denominators.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn output_1d(m: [__m256i; REACH]) -> [__m256i; TILE] {
+    let (add, sub) = (|a, b| _mm256_add_epi32(a, b), |a, b| _mm256_sub_epi32(a, b));
+    let (s12, d12, s34, d34) = (add(m[1], m[2]), sub(m[1], m[2]), add(m[3], m[4]), sub(m[3], m[4]));
+    [add(add(m[0], _mm256_slli_epi32::<2>(s12)), s34), add(add(d12, d12), d34), add(s12, s34), add(add(d12, m[5]), add(d34, d34))]
+}
+
+/// `V` of one tile, to `[position][channel]`. Pixels past the tile's last window are read from the last one: they only meet
+/// outputs that do not exist.
+///
+/// # Safety
+/// The tile lies in the job, whose input was checked; `to` is writable for `depth` 16-bit numbers at every position.
+#[target_feature(enable = "avx2")]
+unsafe fn transform_input(job: &Job<'_>, tile: &Tile, depth: usize, to: *mut u8, stride: usize) {
+    let row = |y: usize| job.windows.at(tile.y + y.min(tile.height + 1), tile.x);
+    let column = |x: usize| x.min(tile.width + 1) * job.windows.step_x;
+    let rows: [usize; REACH] = std::array::from_fn(row);
+    let columns: [usize; REACH] = std::array::from_fn(column);
+    for channel in (0..depth).step_by(DEPTH) {
+        let mut half = [[_mm256_setzero_si256(); REACH]; REACH];
+        for x in 0..REACH {
+            // SAFETY: rows and columns of the tile's windows, `DEPTH` channels of `depth`.
+            let load =
+                |y: usize| unsafe { _mm256_cvtepu8_epi16(_mm_loadu_si128(job.input.as_ptr().add(rows[y] + columns[x] + channel).cast())) };
+            let d = input_1d([load(0), load(1), load(2), load(3), load(4), load(5)]);
+            for y in 0..REACH {
+                half[y][x] = d[y];
+            }
+        }
+        for (y, half) in half.into_iter().enumerate() {
+            for (x, v) in input_1d(half).into_iter().enumerate() {
+                // SAFETY: the function's contract.
+                unsafe { _mm256_storeu_si256(to.add((y * REACH + x) * stride + channel * 2).cast(), v) };
+            }
+        }
+    }
+}
+
+/// One position of `count` tiles: `[tile][depth]` times a block's `[depth][LANES]`, from `start` up.
+///
+/// # Safety
+/// All three are as large as that.
+#[target_feature(enable = "avx2")]
+unsafe fn multiply(mut from: *const u8, weights: *const u8, mut to: *mut __m256i, offsets: &[u32], count: usize, start: [__m256i; 2]) {
+    let mut left = count;
+    while left > 0 {
+        // SAFETY: `left` tiles are left.
+        let done = unsafe {
+            match left {
+                6 | 11.. => multiply_some::<6>(from, weights, to, offsets, start),
+                5 | 9 | 10 => multiply_some::<5>(from, weights, to, offsets, start),
+                4 | 7 | 8 => multiply_some::<4>(from, weights, to, offsets, start),
+                3 => multiply_some::<3>(from, weights, to, offsets, start),
+                2 => multiply_some::<2>(from, weights, to, offsets, start),
+                _ => multiply_some::<1>(from, weights, to, offsets, start),
+            }
+        };
+        left -= done;
+        from = from.wrapping_add(done * offsets.len() * GROUP * 2);
+        to = to.wrapping_add(done * 2);
+    }
+}
+
+/// `T` tiles of [`multiply`].
+///
+/// # Safety
+/// As there.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn multiply_some<const T: usize>(
+    from: *const u8,
+    weights: *const u8,
+    to: *mut __m256i,
+    offsets: &[u32],
+    start: [__m256i; 2],
+) -> usize {
+    let mut acc = [start; T];
+    // SAFETY: the function's contract.
+    unsafe {
+        wide(offsets, weights, &windows(from, offsets.len() * GROUP * 2), &mut acc);
+        for (i, &v) in acc.as_flattened().iter().enumerate() {
+            _mm256_storeu_si256(to.add(i), v);
+        }
+    }
+    T
+}
+
+/// Sums of one tile, bias included: `[row][column][vector]`.
+type Sums = [[[__m256i; 2]; TILE]; TILE];
+
+/// # Safety
+/// `from` has `LANES` 32-bit numbers at each position.
+#[allow(clippy::needless_range_loop, reason = "rows and columns are alike; with iterators the compiler copies them")]
+#[target_feature(enable = "avx2")]
+unsafe fn transform_output(from: *const u8, stride: usize, outputs: &Outputs) -> Sums {
+    let mut sums = [[[_mm256_setzero_si256(); 2]; TILE]; TILE];
+    for v in 0..2 {
+        // SAFETY: bias has 16 lanes.
+        let bias = unsafe { _mm256_loadu_si256(outputs.bias[v * 8..][..8].as_ptr().cast()) };
+        let mut half = [[_mm256_setzero_si256(); REACH]; TILE];
+        for x in 0..REACH {
+            // SAFETY: the function's contract.
+            let load = |y: usize| unsafe { _mm256_loadu_si256(from.add((y * REACH + x) * stride + v * 32).cast()) };
+            let z = output_1d([load(0), load(1), load(2), load(3), load(4), load(5)]);
+            for y in 0..TILE {
+                half[y][x] = z[y];
+            }
+        }
+        for y in 0..TILE {
+            for (x, sum) in output_1d(half[y]).into_iter().enumerate() {
+                let whole = _mm256_mullo_epi32(sum, _mm256_set1_epi32(INVERSE));
+                let exact = _mm256_sra_epi32(whole, _mm_cvtsi32_si128(SHIFTS[y] + SHIFTS[x]));
+                sums[y][x][v] = _mm256_add_epi32(exact, bias);
+            }
+        }
+    }
+    sums
+}
+
+/// Requantizes a tile's pixels, adds the residual and writes those that exist.
+///
+/// # Safety
+/// The tile lies in the job, which was checked.
+#[target_feature(enable = "avx2")]
+unsafe fn emit_tile(job: &mut Job<'_>, tile: &Tile, outputs: &Outputs, sums: &Sums) {
+    let output = job.output.as_mut_ptr();
+    let add = job.residual.as_ref().map(|r| r.add);
+    let finish = Finish::new(add.map_or(job.quant, |add| &add.output));
+    // SAFETY: scale has 16 lanes; pixels inside the job, `columns` channels from the block's first.
+    unsafe {
+        let scale = [0, 8].map(|v| _mm256_loadu_ps(outputs.scale[v..][..8].as_ptr()));
+        for (y, sums) in sums.iter().enumerate().take(tile.height) {
+            let mut values = *sums;
+            for (x, values) in values.iter_mut().enumerate() {
+                *values = match (&job.residual, x < tile.width) {
+                    (Some(residual), true) => {
+                        let from = residual.bytes.map_or(output.cast_const(), <[u8]>::as_ptr);
+                        let at = residual.grid.at(tile.y + y, tile.x + x) + outputs.channel;
+                        plus(residual.add, job.quant, *values, scale, get(from.add(at), outputs.columns))
+                    }
+                    _ => [scaled(values[0], scale[0]), scaled(values[1], scale[1])],
+                };
+            }
+            let to = output.add(job.pixels.at(tile.y + y, tile.x) + outputs.channel);
+            if tile.width == TILE {
+                emit(&finish, values, to, job.pixels.step_x, outputs.columns);
+            } else {
+                for (x, &values) in values.iter().enumerate().take(tile.width) {
+                    emit(&finish, [values], to.add(x * job.pixels.step_x), 0, outputs.columns);
+                }
+            }
+        }
+    }
+}
