@@ -25,8 +25,10 @@ pub enum Engine {
     /// Our own kernels, tract for what they do not cover.
     #[default]
     Native,
-    /// tract alone on the model as its author wrote it: what the other is compared with.
+    /// tract alone on the model as its author wrote it: what the others' speed is compared with.
     Tract,
+    /// The same operators as [`Engine::Native`], each by its plain evaluation inside tract: what its results are compared with.
+    Reference,
 }
 
 /// A model that is checked, prepared and has run once. Cheap to clone; clones share the weights.
@@ -48,6 +50,11 @@ impl Model {
         Model::load_for(path, limits, Engine::Native)
     }
 
+    /// [`Model::from_bytes`] for another engine.
+    pub fn from_bytes_for(bytes: &[u8], name: &str, limits: &Limits, engine: Engine) -> Result<Model, LoadError> {
+        build(bytes, name, None, limits, engine).map_err(|cause| cause.of(name))
+    }
+
     /// The same for another engine.
     pub fn load_for(path: &Path, limits: &Limits, engine: Engine) -> Result<Model, LoadError> {
         let name = path.display().to_string();
@@ -61,7 +68,7 @@ impl Model {
         if found > limits.max_file {
             return Err(LoadCause::FileTooLarge { found, limit: limits.max_file }.of(name));
         }
-        build(bytes, name, None, limits, Engine::Native).map_err(|cause| cause.of(name))
+        Model::from_bytes_for(bytes, name, limits, Engine::Native)
     }
 
     /// The path or name it was loaded under.
@@ -159,13 +166,13 @@ fn build(bytes: &[u8], name: &str, folder: Option<&Path>, limits: &Limits, engin
     normalize::normalize(&mut proto)?;
     let draft = report::Draft::new(&proto);
     let (inputs, outputs) = boundary::settle(&mut proto)?;
-    let absorbed = if engine == Engine::Native { recognize::recognize(&mut proto)? } else { Default::default() };
+    let absorbed = if engine == Engine::Tract { Default::default() } else { recognize::recognize(&mut proto)? };
     let typed = tract::analyse(&proto, &outputs, limits)?;
     drop(proto);
     let (ports, shapes) = (typed.outputs.clone(), typed.shapes.clone());
     let outputs: Vec<Port> = ports.into_iter().map(|spec| Port { declared: spec.clone(), native: spec }).collect();
     let digest = hex(&digest.finalize());
-    let program = program(typed, engine, absorbed)?;
+    let Some(program) = program(typed, engine, absorbed)? else { return build(bytes, name, folder, limits, Engine::Tract) };
     let identity = report::Identity { name, file_bytes: bytes.len() as u64, digest: &digest };
     let report = draft.finish(&identity, &inputs, &outputs, &shapes, &*program);
     let model = Model(Arc::new(Inner { name: name.to_string(), digest, inputs, outputs, report, program }));
@@ -173,16 +180,19 @@ fn build(bytes: &[u8], name: &str, folder: Option<&Path>, limits: &Limits, engin
     Ok(model)
 }
 
-/// What will run the model. Where our own executor cannot, tract does.
-fn program(typed: tract::Typed, engine: Engine, absorbed: recognize::Absorbed) -> Result<Box<dyn Program>, LoadCause> {
-    if engine == Engine::Native {
-        let inputs = typed.input_bytes();
-        match typed.lower().and_then(|lowered| native::prepare(lowered, inputs, absorbed)) {
-            Ok(program) => return Ok(Box::new(program)),
-            Err(why) => log::warn!("tract runs the whole model: {why}"),
+/// What will run the model; `None` where our own executor cannot.
+fn program(typed: tract::Typed, engine: Engine, absorbed: recognize::Absorbed) -> Result<Option<Box<dyn Program>>, LoadCause> {
+    if engine != Engine::Native {
+        return Ok(Some(Box::new(typed.into_program()?)));
+    }
+    let inputs = typed.input_bytes();
+    match typed.lower().and_then(|lowered| native::prepare(lowered, inputs, absorbed)) {
+        Ok(program) => Ok(Some(Box::new(program))),
+        Err(why) => {
+            log::warn!("tract runs the whole model: {why}");
+            Ok(None)
         }
     }
-    Ok(Box::new(typed.into_program()?))
 }
 
 fn hex(bytes: &[u8]) -> String {

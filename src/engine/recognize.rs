@@ -243,7 +243,8 @@ pub fn recognize(model: &mut ModelProto) -> Result<Absorbed, LoadCause> {
         Some(node) => Err(LoadCause::Node {
             node: node_name(node).to_string(),
             op: op_name(node),
-            why: "this form is not supported: scales and zero points must be constants of one value (of weights: one a channel)".to_string(),
+            why: "this form is not supported: scales and zero points must be constants of one value (of weights: one a channel)"
+                .to_string(),
         }),
         None => Ok(absorbed),
     }

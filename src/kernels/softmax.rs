@@ -38,7 +38,7 @@ const MOST_CHANNELS: usize = 1 << 31;
 
 /// `e(d)` for every distance.
 pub(crate) fn exponentials(input_scale: f32) -> [i32; 256] {
-    std::array::from_fn(|distance| ((-(distance as f64) * f64::from(input_scale)).exp() * 2f64.powi(30)).round() as i32)
+    std::array::from_fn(|distance| (libm::exp(-(distance as f64) * f64::from(input_scale)) * 2f64.powi(30)).round() as i32)
 }
 
 /// What a pixel's exponentials are multiplied with.

@@ -1,8 +1,8 @@
 //! Steps whose kernel is not prepared yet: the operator's numbers without its layouts.
 
+use crate::engine::quantized::Operator;
 use crate::engine::quantized::conv::{Conv, Numbers};
 use crate::engine::quantized::window::Fitted;
-use crate::engine::quantized::Operator;
 use crate::engine::step::{ConvStep, InPlace, Step};
 use crate::kernels::{self, AddQuant, Element, Isa, Layout, Order, SLACK};
 

@@ -10,8 +10,8 @@
 pub mod draft;
 pub mod view;
 
-use super::quantized::{Array, Operator, QuantizedType, requantized};
 use super::quantized::Kind;
+use super::quantized::{Array, Operator, QuantizedType, requantized};
 use crate::kernels::{self, AddQuant, Border, Element, Layout, Matrices, Order};
 use crate::tensor::Dtype;
 use draft::{Draft, GatherDraft, ImportDraft};
@@ -114,7 +114,15 @@ pub struct Lowering {
 impl Lowering {
     /// A native tensor: one of the model's inputs, or what an island of tract makes. `readers` are the operators that read it
     /// and the model's outputs that it is.
-    pub fn native_value(&mut self, name: &str, shape: &[usize], dtype: Option<Dtype>, bytes: usize, origin: Origin, readers: usize) -> Value {
+    pub fn native_value(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        dtype: Option<Dtype>,
+        bytes: usize,
+        origin: Origin,
+        readers: usize,
+    ) -> Value {
         self.storages.push(Storage { name: name.to_string(), bytes, origin });
         let unsigned = dtype == Some(Dtype::Uint8);
         let native = Some(self.storages.len() - 1);
@@ -306,7 +314,15 @@ impl Lowering {
     }
 
     /// Brings a native tensor into an image, in one of the two orders that there is a kernel for.
-    fn import(&mut self, id: usize, native: usize, element: Element, roles: &Roles, border: Border, ty: QuantizedType) -> Result<Image, String> {
+    fn import(
+        &mut self,
+        id: usize,
+        native: usize,
+        element: Element,
+        roles: &Roles,
+        border: Border,
+        ty: QuantizedType,
+    ) -> Result<Image, String> {
         let shape = self.values[id].shape.clone();
         let [height, width, channels] = roles.sizes(&shape);
         let dense = View::dense(native, &shape, 1);
@@ -410,9 +426,13 @@ impl Lowering {
         // The roles of the convolution's output: its shape is known under one of these.
         let rank = made.shape.len();
         let roles = [Roles::first(rank), Roles::last(rank)].into_iter().find(|roles| view.layout(roles, layout.bytes()) == Some(layout))?;
-        let (shape, image) = (made.shape.clone(), residual.images.iter().find_map(|v| {
-            v.layout(&roles, self.storages[v.storage].bytes).map(|layout| Image { storage: v.storage, layout })
-        })?);
+        let (shape, image) = (
+            made.shape.clone(),
+            residual
+                .images
+                .iter()
+                .find_map(|v| v.layout(&roles, self.storages[v.storage].bytes).map(|layout| Image { storage: v.storage, layout }))?,
+        );
         let there = self.records.iter().skip(index).all(|r| !r.writes.contains(&image.storage));
         let record = &mut self.records[index];
         let draft = record.work.draft_mut()?.as_conv()?;
@@ -434,7 +454,8 @@ impl Lowering {
     /// its place to begin with, others are copied, brought to the output's scale on the way.
     pub fn concat(&mut self, op: &Operator, inputs: &[Operand], shape: &[usize], roles: &Roles) -> Result<Value, String> {
         let [height, width, channels] = roles.sizes(shape);
-        let parts: Vec<Option<(Value, Layout)>> = inputs.iter().zip(&op.inputs).map(|(i, from)| self.movable(i, *from, op, roles)).collect();
+        let parts: Vec<Option<(Value, Layout)>> =
+            inputs.iter().zip(&op.inputs).map(|(i, from)| self.movable(i, *from, op, roles)).collect();
         let border = parts.iter().flatten().fold(self.hint, |all, (_, layout)| all.union(layout.border));
         let layout = Layout::new(height, width, channels).with_border(border);
         let storage = self.storage(layout.bytes());
@@ -470,7 +491,9 @@ impl Lowering {
         let whole = layout.channels == layout.pixel_stride;
         let uniform = |r: &Record| {
             let slots = r.reads.iter().chain(&r.writes).zip(&r.layouts).filter(|(s, _)| **s == view.storage);
-            slots.into_iter().all(|(_, l)| (l.border, l.height, l.width, l.pixel_stride) == (layout.border, layout.height, layout.width, layout.pixel_stride))
+            slots.into_iter().all(|(_, l)| {
+                (l.border, l.height, l.width, l.pixel_stride) == (layout.border, layout.height, layout.width, layout.pixel_stride)
+            })
         };
         let follows = |r: &Record| {
             (r.work.reads_layouts() || !r.reads.contains(&view.storage)) && (r.work.writes_layouts() || !r.writes.contains(&view.storage))
@@ -499,13 +522,13 @@ impl Lowering {
         let shape = self.values[value.0].shape.clone();
         let rank = shape.len();
         let view = &self.values[value.0].images[0];
-        let roles = [Roles::first(rank), Roles::last(rank)].into_iter().find(|r| view.layout(r, self.storages[old].bytes) == view.allocated);
+        let roles =
+            [Roles::first(rank), Roles::last(rank)].into_iter().find(|r| view.layout(r, self.storages[old].bytes) == view.allocated);
         let roles = roles.unwrap_or_else(|| Roles::last(rank));
         let zero = view.zero;
         self.values[value.0].images[0] = View::placed(storage, place, &shape, &roles, zero);
         true
     }
-
 }
 
 /// Rows `w` of columns `c` for every `h`, where columns lie side by side.

@@ -72,9 +72,7 @@ impl View {
     /// A tensor of `shape` that is placed by `layout` under `roles`.
     pub fn placed(storage: usize, layout: Layout, shape: &[usize], roles: &Roles, zero: i8) -> View {
         let mut axes: Vec<Axis> = shape.iter().map(|&size| Axis { size, stride: 0 }).collect();
-        for (role, mut stride) in
-            [(&roles.height, layout.row_stride()), (&roles.width, layout.pixel_stride), (&roles.channels, 1)]
-        {
+        for (role, mut stride) in [(&roles.height, layout.row_stride()), (&roles.width, layout.pixel_stride), (&roles.channels, 1)] {
             for &axis in role.iter().rev() {
                 axes[axis].stride = stride;
                 stride *= axes[axis].size;
@@ -254,7 +252,10 @@ mod tests {
         let layout = Layout::new(1, 64, 128);
         let view = View::placed(0, layout, &[1, 64, 128], &Roles::last(3), 0).reshaped(2, 1, &[4, 32]).unwrap().moved(2, 1);
         assert_eq!(shape(&view), [1, 4, 64, 32]);
-        assert_eq!(view.strided(&Roles::last(4)).unwrap(), [Axis { size: 4, stride: 32 }, Axis { size: 64, stride: 128 }, Axis { size: 32, stride: 1 }]);
+        assert_eq!(
+            view.strided(&Roles::last(4)).unwrap(),
+            [Axis { size: 4, stride: 32 }, Axis { size: 64, stride: 128 }, Axis { size: 32, stride: 1 }]
+        );
         let head = view.sliced(1, 2..3);
         assert_eq!(head.layout(&Roles::last(4), layout.bytes()), Some(layout.channel_slice(64..96)));
     }

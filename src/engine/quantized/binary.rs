@@ -64,9 +64,7 @@ impl Binary {
         match self.operation {
             Operation::Add => BinaryQuant::Add(sum(1.0)),
             Operation::Sub => BinaryQuant::Add(sum(-1.0)),
-            Operation::Mul => {
-                BinaryQuant::Mul(MulQuant { ratio: a.scale * b.scale / y.scale, a_zero: a.zero, b_zero: b.zero, output })
-            }
+            Operation::Mul => BinaryQuant::Mul(MulQuant { ratio: a.scale * b.scale / y.scale, a_zero: a.zero, b_zero: b.zero, output }),
         }
     }
 

@@ -66,7 +66,8 @@ impl Behaviour for Concat {
         let shapes: Vec<Vec<usize>> = inputs.iter().map(|a| a.shape.clone()).collect();
         let shape = self.shape(op, &shapes)?;
         let axis = self.axis(shape.len())?;
-        let parts: Vec<Array> = inputs.iter().zip(&op.inputs).map(|(part, &from)| part_at_scale(op, part, from)).collect::<Result<_, _>>()?;
+        let parts: Vec<Array> =
+            inputs.iter().zip(&op.inputs).map(|(part, &from)| part_at_scale(op, part, from)).collect::<Result<_, _>>()?;
         let outer: usize = shape[..axis].iter().product();
         let mut values = Vec::with_capacity(shape.iter().product());
         for i in 0..outer {

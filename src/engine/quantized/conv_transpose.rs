@@ -72,7 +72,8 @@ impl ConvTranspose {
         let channels = weights[1] * self.groups;
         self.product.check(channels)?;
         let size = |axis: usize| {
-            let full = self.stride[axis] * (input[2 + axis] - 1) + self.output_padding[axis] + (weights[2 + axis] - 1) * self.dilation[axis] + 1;
+            let full =
+                self.stride[axis] * (input[2 + axis] - 1) + self.output_padding[axis] + (weights[2 + axis] - 1) * self.dilation[axis] + 1;
             let cut = self.pads[axis] + self.pads[axis + axes];
             full.checked_sub(cut).filter(|&n| n > 0).ok_or_else(|| format!("padding of {cut} leaves nothing of {full}"))
         };

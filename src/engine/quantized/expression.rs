@@ -177,8 +177,20 @@ impl Function {
         match self {
             Function::Identity => a,
             Function::Relu => a.max(0.0),
-            Function::LeakyRelu(alpha) => if a < 0.0 { alpha * a } else { a },
-            Function::Elu(alpha) => if a < 0.0 { alpha * libm::expm1f(a) } else { a },
+            Function::LeakyRelu(alpha) => {
+                if a < 0.0 {
+                    alpha * a
+                } else {
+                    a
+                }
+            }
+            Function::Elu(alpha) => {
+                if a < 0.0 {
+                    alpha * libm::expm1f(a)
+                } else {
+                    a
+                }
+            }
             Function::Clip(low, high) => a.max(low).min(high),
             Function::Sigmoid => sigmoid(a),
             Function::HardSigmoid(alpha, beta) => (alpha * a + beta).clamp(0.0, 1.0),

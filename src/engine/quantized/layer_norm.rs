@@ -6,7 +6,7 @@ use crate::engine::lower::{Lowering, Operand, Roles, Value};
 use crate::engine::onnx::attribute;
 use crate::engine::onnx::graph::input;
 use crate::engine::recognize::Context;
-use crate::kernels::{self, Layout, LayerNormParams, OutputQuant, reference};
+use crate::kernels::{self, LayerNormParams, Layout, OutputQuant, reference};
 use serde::{Deserialize, Serialize};
 
 /// `(x - mean) / sqrt(variance + epsilon) * gamma + beta`.

@@ -96,7 +96,8 @@ impl Linear {
 
     /// The same product as a pointwise convolution.
     fn conv(&self) -> Conv {
-        let window = Window { kernel: vec![1, 1], stride: vec![1, 1], dilation: vec![1, 1], padding: Padding::Explicit(vec![0; 4]), ceil: false };
+        let window =
+            Window { kernel: vec![1, 1], stride: vec![1, 1], dilation: vec![1, 1], padding: Padding::Explicit(vec![0; 4]), ceil: false };
         Conv { window, groups: 1, product: self.product.clone() }
     }
 }

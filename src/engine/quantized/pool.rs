@@ -129,7 +129,8 @@ impl Behaviour for Pool {
     fn eval(&self, op: &Operator, inputs: &[Array]) -> Result<Array, String> {
         let shape = self.shape(op, &[inputs[0].shape.clone()])?;
         let (fitted, [height, width, channels]) = self.fit(&inputs[0].shape)?;
-        let params = self.params(op, &fitted, Layout::new(height, width, channels), Layout::new(fitted.output[0], fitted.output[1], channels));
+        let params =
+            self.params(op, &fitted, Layout::new(height, width, channels), Layout::new(fitted.output[0], fitted.output[1], channels));
         let last = if self.channels_last { inputs[0].clone() } else { inputs[0].channels_last() };
         let values = last.values.chunks_exact(height * width * channels).flat_map(|image| reference::pool(&params, image)).collect();
         if self.channels_last || self.drop_axes {

@@ -182,9 +182,8 @@ impl Behaviour for Resize {
         let ([height, width, _], [rows, columns, _], zero) = (roles.sizes(from), roles.sizes(&shape), op.output.zero);
         if self.mode == Mode::Linear {
             let (lines, across) = (self.between(rank - 2, height, rows), self.between(rank - 1, width, columns));
-            let draft = Simple(move |isa, l: &[Layout]| {
-                kernels::ResizeLinear::prepare(isa, l[0], l[1], lines.clone(), across.clone(), zero)
-            });
+            let draft =
+                Simple(move |isa, l: &[Layout]| kernels::ResizeLinear::prepare(isa, l[0], l[1], lines.clone(), across.clone(), zero));
             return Ok(Some(to.push(Box::new(draft), &[input], output)));
         }
         let (lines, across) = (self.nearest(rank - 2, height, rows), self.nearest(rank - 1, width, columns));

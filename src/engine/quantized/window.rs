@@ -89,7 +89,8 @@ impl Window {
             let reach = (self.kernel[axis] - 1) * self.dilation[axis] + 1;
             let (begin, end) = self.pads(axis, spatial[axis], reach);
             let room = (spatial[axis] + begin + end).checked_sub(reach);
-            let room = room.ok_or_else(|| format!("a window of {reach} is larger than the padded input of {}", spatial[axis] + begin + end))?;
+            let room =
+                room.ok_or_else(|| format!("a window of {reach} is larger than the padded input of {}", spatial[axis] + begin + end))?;
             let (stride, whole) = (self.stride[axis], room / self.stride[axis] + 1);
             let mut output = if self.ceil { room.div_ceil(stride) + 1 } else { whole };
             // A window that would start in the end padding is left out.
