@@ -22,6 +22,7 @@ mod recognize;
 mod report;
 mod report_text;
 mod step;
+mod team;
 mod tract;
 
 pub use bench::{BenchResult, LayerTime, Layers, bench, layers};

@@ -4,7 +4,7 @@ use crate::engine::quantized::Operator;
 use crate::engine::quantized::conv::{Conv, Numbers};
 use crate::engine::quantized::window::Fitted;
 use crate::engine::step::{ConvStep, InPlace, Step};
-use crate::kernels::{self, AddQuant, Element, Isa, Layout, Order, SLACK};
+use crate::kernels::{self, AddQuant, Border, Element, Isa, Layout, Order, SLACK};
 
 /// What makes a step once its layouts are settled: those of what it reads, in order, then of what it writes.
 pub trait Draft: Send {
@@ -48,8 +48,17 @@ impl ConvDraft {
     }
 }
 
+/// One row as one column, so that threads can share it: the same bytes where there is no border.
+fn turned(layout: Layout) -> Option<Layout> {
+    let plain = layout.height == 1 && layout.border == Border::default();
+    plain.then_some(Layout { height: layout.width, width: 1, ..layout })
+}
+
 impl Draft for ConvDraft {
     fn finish(&self, isa: Isa, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
+        let turned: Vec<Layout> = layouts.iter().filter_map(|&layout| turned(layout)).collect();
+        let pointwise = self.conv.window.kernel.iter().chain(&self.conv.window.stride).all(|&n| n == 1);
+        let layouts = if pointwise && turned.len() == layouts.len() { &turned } else { layouts };
         let (input, output) = (layouts[0], layouts[layouts.len() - 1]);
         let mut params = self.conv.params(&self.op, &self.fitted, [input, output], &self.numbers);
         params.residual = self.residual.map(|quant| (quant, layouts[1]));
