@@ -1,7 +1,8 @@
 //! `jouled bench`.
 
 use super::{Failure, LimitArgs, inspect, output};
-use crate::engine::{self, BenchResult};
+use crate::engine::{self, BenchResult, Engine, Layers, Model, RunError};
+use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +18,12 @@ pub struct Args {
     /// How long to measure.
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
     seconds: f64,
+    /// Measure every layer by itself, on one thread, against the CPU's calibrated peak.
+    #[arg(long, conflicts_with = "compare")]
+    layers: bool,
+    /// Measure another engine beside ours, in turns: the same model run by tract alone.
+    #[arg(long, value_name = "ENGINE", value_parser = ["tract"])]
+    compare: Option<String>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -33,8 +40,51 @@ fn seconds(text: &str) -> Result<f64, String> {
 pub fn main(args: &Args) -> Result<(), Failure> {
     let model = inspect::load(&args.model, &args.limits.limits())?;
     let time = Duration::from_secs_f64(args.seconds);
-    let result = engine::bench(&model, usize::from(args.threads), time).map_err(|e| Failure::Running(e.to_string()))?;
-    output::print(&result, args.json)
+    let failed = |e: RunError| Failure::Running(e.to_string());
+    if args.layers {
+        return output::print(&engine::layers(&model, time).map_err(failed)?, args.json);
+    }
+    let threads = usize::from(args.threads);
+    if args.compare.is_none() {
+        return output::print(&engine::bench(&model, threads, time).map_err(failed)?, args.json);
+    }
+    let limits = args.limits.limits();
+    let other = Model::load_for(&args.model, &limits, Engine::Tract).map_err(|e| Failure::Running(e.to_string()))?;
+    let ours = engine::bench(&model, threads, time / 2).map_err(failed)?;
+    let tract = engine::bench(&other, threads, time / 2).map_err(failed)?;
+    output::print(&Comparison { ratio: tract.min_us / ours.min_us, ours, tract }, args.json)
+}
+
+/// Both engines on one model.
+#[derive(Serialize)]
+struct Comparison {
+    ours: BenchResult,
+    tract: BenchResult,
+    /// tract's fastest run over ours.
+    ratio: f64,
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "ours: {}", self.ours)?;
+        writeln!(f, "tract alone: {}", self.tract)?;
+        write!(f, "ours is {:.2} times as fast (fastest runs)", self.ratio)
+    }
+}
+
+impl fmt::Display for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "peak {:.1} MAC/ns on one core, calibrated in this run", self.peak_macs_per_ns)?;
+        writeln!(f, "  {:>9} {:>6} {:>12} {:>7} {:>9} {:>9}  kernel, layer", "µs", "share", "MACs", "of peak", "weights", "moved")?;
+        for l in &self.layers {
+            let (share, peak) = (100.0 * l.share, 100.0 * l.of_peak);
+            let (us, macs, weights, moved) = (l.min_us, l.macs, l.weight_bytes, l.activation_bytes);
+            writeln!(f, "  {us:>9.2} {share:>5.1}% {macs:>12} {peak:>6.1}% {weights:>9} {moved:>9}  {}, {}", l.kernel, l.name)?;
+        }
+        let (us, macs) = self.layers.iter().fold((0.0, 0), |(us, macs), l| (us + l.min_us, macs + l.macs));
+        let peak = 100.0 * macs as f64 / (us * 1000.0) / self.peak_macs_per_ns;
+        write!(f, "  {us:>9.2}  100% {macs:>12} {peak:>6.1}%  in all")
+    }
 }
 
 impl fmt::Display for BenchResult {

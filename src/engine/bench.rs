@@ -2,6 +2,8 @@
 
 use super::error::RunError;
 use super::model::{Model, Session};
+use super::report::EngineNode;
+use crate::kernels::Isa;
 use crate::latency::nearest_rank;
 use crate::tensor::Dtype;
 use half::f16;
@@ -33,6 +35,31 @@ pub struct BenchResult {
     pub peak_rss_bytes: Option<u64>,
 }
 
+/// One step of the engine.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayerTime {
+    pub name: String,
+    /// Which kernel runs.
+    pub kernel: String,
+    pub macs: u64,
+    /// The fastest of all runs, in microseconds.
+    pub min_us: f64,
+    /// Share of the sum of all layers.
+    pub share: f64,
+    /// Multiply-accumulates a second as a fraction of the calibrated peak of one core; 0 without any.
+    pub of_peak: f64,
+    pub weight_bytes: u64,
+    pub activation_bytes: u64,
+}
+
+/// Where the time goes, on one thread.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Layers {
+    /// Multiply-accumulates a nanosecond of a register-only loop of this CPU's int8 products, calibrated in this run.
+    pub peak_macs_per_ns: f64,
+    pub layers: Vec<LayerTime>,
+}
+
 const WARM_UPS: usize = 3;
 const MIN_RUNS: usize = 5;
 
@@ -53,6 +80,46 @@ pub fn bench(model: &Model, threads: usize, time: Duration) -> Result<BenchResul
     times.sort_unstable();
     Ok(summarize(model, session.threads(), &times))
 }
+
+/// Runs `model` for about `time` and keeps the fastest run of each step.
+pub fn layers(model: &Model, time: Duration) -> Result<Layers, RunError> {
+    let mut session = model.session(1)?;
+    fill(&mut session);
+    let nodes = &model.report().engine_nodes;
+    let mut fastest = vec![Duration::MAX; nodes.len()];
+    let mut peak: f64 = 0.0;
+    let start = Instant::now();
+    let mut runs = 0;
+    while runs < MIN_RUNS || start.elapsed() < time {
+        session.run_timed(&mut |step, time| fastest[step] = fastest[step].min(time))?;
+        // Between the runs, so that both see the same clock.
+        peak = peak.max(calibrate());
+        runs += 1;
+    }
+    let us = |time: Duration| if time == Duration::MAX { 0.0 } else { time.as_nanos() as f64 / 1000.0 };
+    let total: f64 = fastest.iter().map(|&t| us(t)).sum();
+    let layer = |(node, &time): (&EngineNode, &Duration)| LayerTime {
+        name: node.name.clone(),
+        kernel: node.op.clone(),
+        macs: node.macs,
+        min_us: us(time),
+        share: us(time) / total.max(f64::MIN_POSITIVE),
+        of_peak: if time.is_zero() { 0.0 } else { node.macs as f64 / (us(time) * 1000.0) / peak },
+        weight_bytes: node.weight_bytes,
+        activation_bytes: node.activation_bytes,
+    };
+    Ok(Layers { peak_macs_per_ns: peak, layers: nodes.iter().zip(&fastest).map(layer).collect() })
+}
+
+/// Multiply-accumulates a nanosecond of the CPU's int8 products on registers.
+fn calibrate() -> f64 {
+    let start = Instant::now();
+    let macs = Isa::best().peak_loop(CALIBRATION);
+    macs as f64 / start.elapsed().as_nanos().max(1) as f64
+}
+
+/// Iterations of the calibration loop: some tens of microseconds.
+const CALIBRATION: usize = 10_000;
 
 fn summarize(model: &Model, threads: usize, sorted: &[Duration]) -> BenchResult {
     let us = |percent| nearest_rank(sorted, percent).as_nanos() as f64 / 1000.0;

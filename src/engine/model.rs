@@ -7,7 +7,7 @@ use super::onnx::{boundary, check, external, normalize, wire};
 use super::port::Port;
 use super::program::{Executor, Program};
 use super::report::{self, Report};
-use super::tract;
+use super::{native, recognize, tract};
 use crate::config::value::Size;
 use crate::tensor::Dtype;
 use prost::Message;
@@ -17,6 +17,19 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// What runs a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// Our own kernels, tract for what they do not cover.
+    #[default]
+    Native,
+    /// tract alone on the model as its author wrote it: what the others' speed is compared with.
+    Tract,
+    /// The same operators as [`Engine::Native`], each by its plain evaluation inside tract: what its results are compared with.
+    Reference,
+}
 
 /// A model that is checked, prepared and has run once. Cheap to clone; clones share the weights.
 #[derive(Clone)]
@@ -34,9 +47,19 @@ struct Inner {
 impl Model {
     /// Loads the ONNX file at `path`. Errors name the file, and the node with its operator where one is at fault.
     pub fn load(path: &Path, limits: &Limits) -> Result<Model, LoadError> {
+        Model::load_for(path, limits, Engine::Native)
+    }
+
+    /// [`Model::from_bytes`] for another engine.
+    pub fn from_bytes_for(bytes: &[u8], name: &str, limits: &Limits, engine: Engine) -> Result<Model, LoadError> {
+        build(bytes, name, None, limits, engine).map_err(|cause| cause.of(name))
+    }
+
+    /// The same for another engine.
+    pub fn load_for(path: &Path, limits: &Limits, engine: Engine) -> Result<Model, LoadError> {
         let name = path.display().to_string();
         let read = read(path, limits.max_file).map_err(|cause| cause.of(&name))?;
-        build(&read, &name, path.parent(), limits).map_err(|cause| cause.of(&name))
+        build(&read, &name, path.parent(), limits, engine).map_err(|cause| cause.of(&name))
     }
 
     /// Loads a model from memory. It cannot have external data. `name` is for errors and the report.
@@ -45,7 +68,7 @@ impl Model {
         if found > limits.max_file {
             return Err(LoadCause::FileTooLarge { found, limit: limits.max_file }.of(name));
         }
-        build(bytes, name, None, limits).map_err(|cause| cause.of(name))
+        Model::from_bytes_for(bytes, name, limits, Engine::Native)
     }
 
     /// The path or name it was loaded under.
@@ -76,6 +99,11 @@ impl Model {
     /// A session of its own state and buffers, to be used by one thread at a time. `threads` (at least 1) is an upper bound.
     pub fn session(&self, threads: usize) -> Result<Session, RunError> {
         Ok(Session { executor: self.0.program.executor(threads.max(1))?, model: self.clone() })
+    }
+
+    /// The plan of the arena as a picture; `None` where tract alone runs the model.
+    pub fn picture(&self) -> Option<String> {
+        self.0.program.picture()
     }
 
     /// Runs once on neutral input: each input's zero point, else zero.
@@ -122,7 +150,7 @@ fn read(path: &Path, limit: Size) -> Result<Vec<u8>, LoadCause> {
 }
 
 /// The way from bytes to a model: decode, bring in external data, check, settle the borders, prepare, try.
-fn build(bytes: &[u8], name: &str, folder: Option<&Path>, limits: &Limits) -> Result<Model, LoadCause> {
+fn build(bytes: &[u8], name: &str, folder: Option<&Path>, limits: &Limits, engine: Engine) -> Result<Model, LoadCause> {
     let decoded = Size(wire::decoded_bytes(bytes));
     if decoded > limits.max_memory {
         return Err(LoadCause::MemoryTooLarge { what: "decoding the file".to_string(), found: decoded, limit: limits.max_memory });
@@ -138,15 +166,33 @@ fn build(bytes: &[u8], name: &str, folder: Option<&Path>, limits: &Limits) -> Re
     normalize::normalize(&mut proto)?;
     let draft = report::Draft::new(&proto);
     let (inputs, outputs) = boundary::settle(&mut proto)?;
-    let prepared = tract::prepare(&proto, &outputs, limits)?;
-    let outputs: Vec<Port> = prepared.outputs.into_iter().map(|spec| Port { declared: spec.clone(), native: spec }).collect();
+    let absorbed = if engine == Engine::Tract { Default::default() } else { recognize::recognize(&mut proto)? };
+    let typed = tract::analyse(&proto, &outputs, limits)?;
+    drop(proto);
+    let (ports, shapes) = (typed.outputs.clone(), typed.shapes.clone());
+    let outputs: Vec<Port> = ports.into_iter().map(|spec| Port { declared: spec.clone(), native: spec }).collect();
     let digest = hex(&digest.finalize());
-    let program: Box<dyn Program> = Box::new(prepared.program);
+    let Some(program) = program(typed, engine, absorbed)? else { return build(bytes, name, folder, limits, Engine::Tract) };
     let identity = report::Identity { name, file_bytes: bytes.len() as u64, digest: &digest };
-    let report = draft.finish(&identity, &inputs, &outputs, &prepared.shapes, &*program);
+    let report = draft.finish(&identity, &inputs, &outputs, &shapes, &*program);
     let model = Model(Arc::new(Inner { name: name.to_string(), digest, inputs, outputs, report, program }));
     model.self_test().map_err(|e| LoadCause::SelfTest(e.0))?;
     Ok(model)
+}
+
+/// What will run the model; `None` where our own executor cannot.
+fn program(typed: tract::Typed, engine: Engine, absorbed: recognize::Absorbed) -> Result<Option<Box<dyn Program>>, LoadCause> {
+    if engine != Engine::Native {
+        return Ok(Some(Box::new(typed.into_program()?)));
+    }
+    let inputs = typed.input_bytes();
+    match typed.lower().and_then(|lowered| native::prepare(lowered, inputs, absorbed)) {
+        Ok(program) => Ok(Some(Box::new(program))),
+        Err(why) => {
+            log::warn!("tract runs the whole model: {why}");
+            Ok(None)
+        }
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -181,6 +227,11 @@ impl Session {
     /// Runs the model on what the inputs hold. After an error the outputs are those of the run before.
     pub fn run(&mut self) -> Result<(), RunError> {
         self.executor.run()
+    }
+
+    /// The same, telling the time of every step of `model().report().engine_nodes`.
+    pub fn run_timed(&mut self, each: &mut dyn FnMut(usize, Duration)) -> Result<(), RunError> {
+        self.executor.run_timed(each)
     }
 
     /// Bytes of output `index` in the layout of `model().outputs()[index].native`: of the last run, zeros before the first.

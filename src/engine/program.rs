@@ -2,21 +2,27 @@
 
 use super::error::RunError;
 use super::report::{EngineNode, Placement};
+use std::time::Duration;
 
 /// A prepared model: immutable, shared by all sessions.
 pub trait Program: Send + Sync {
     /// State for one session. `threads` is a wish: an engine may use fewer, and says so by [`Executor::threads`].
     fn executor(&self, threads: usize) -> Result<Box<dyn Executor>, RunError>;
 
-    /// Where a node of that ONNX operator runs, and why. `in_qdq_group`: it stands between a `DequantizeLinear` and the next
+    /// Where the node with that first output and ONNX operator runs, and why. `in_qdq_group`: it stands between a `DequantizeLinear` and the next
     /// `QuantizeLinear`.
-    fn placement(&self, op: &str, in_qdq_group: bool) -> Placement;
+    fn placement(&self, output: &str, op: &str, in_qdq_group: bool) -> Placement;
 
     /// What really runs, in order.
     fn nodes(&self) -> Vec<EngineNode>;
 
     /// Bytes of the activations that live at the same time, and of the weights, as this engine holds them.
     fn memory(&self) -> Memory;
+
+    /// The plan of the arena as a picture; `None` for an engine without one.
+    fn picture(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Bytes that a program needs.
@@ -38,6 +44,11 @@ pub trait Executor: Send {
 
     /// Runs the model on the inputs.
     fn run(&mut self) -> Result<(), RunError>;
+
+    /// The same, telling the time of every node of [`Program::nodes`]; an engine that cannot tells nothing.
+    fn run_timed(&mut self, _each: &mut dyn FnMut(usize, Duration)) -> Result<(), RunError> {
+        self.run()
+    }
 
     /// The native bytes of an output, row-major: of the last run, or zeros before the first.
     fn output(&self, index: usize) -> &[u8];

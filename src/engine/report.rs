@@ -123,8 +123,14 @@ impl Placement {
 #[derive(Clone, Debug, Serialize)]
 pub struct EngineNode {
     pub name: String,
+    /// The kernel, or tract's operator.
     pub op: String,
-    pub outputs: Vec<TensorReport>,
+    /// Multiply-accumulates; 0 where the engine does not count them.
+    pub macs: u64,
+    /// Bytes of weights as they are packed.
+    pub weight_bytes: u64,
+    /// Bytes of activations read and written.
+    pub activation_bytes: u64,
 }
 
 /// Sums over the model.
@@ -199,6 +205,7 @@ impl Draft {
         for port in inputs {
             known.shapes.insert(port.declared.name.clone(), (port.declared.dtype.to_string(), port.declared.shape.clone()));
         }
+        known.fill(&self.nodes);
         let nodes: Vec<NodeReport> = self.nodes.iter().map(|n| known.complete(n, inputs, program)).collect();
         let macs: u64 = nodes.iter().fold(0, |sum, n| sum.saturating_add(n.macs));
         let in_int8: u64 = nodes.iter().filter(|n| n.runs_in == RunsIn::Int8).map(|n| n.macs).sum();
@@ -320,6 +327,26 @@ struct Known<'a> {
 }
 
 impl Known<'_> {
+    /// Shapes of real values inside fused groups, which the engine does not have: those of the values around them.
+    fn fill(&mut self, nodes: &[DraftNode]) {
+        for node in nodes.iter().rev() {
+            let (Some(input), Some(output)) = (node.inputs.first(), node.outputs.first()) else { continue };
+            let known = self.shapes.get(output).or_else(|| self.shapes.get(&format!("{output} quantized"))).cloned();
+            let Some((_, shape)) = known else { continue };
+            self.shapes.entry(output.clone()).or_insert_with(|| ("float32".to_string(), shape.clone()));
+            if keeps_shape(&node.op_type) && self.shape(input).is_empty() {
+                self.shapes.insert(input.clone(), ("float32".to_string(), shape));
+            }
+        }
+        for node in nodes.iter().filter(|n| keeps_shape(&n.op_type)) {
+            let (Some(input), Some(output)) = (node.inputs.first(), node.outputs.first()) else { continue };
+            let shape = self.shape(input).to_vec();
+            if !shape.is_empty() && !self.shapes.contains_key(output) {
+                self.shapes.insert(output.clone(), ("float32".to_string(), shape));
+            }
+        }
+    }
+
     fn shape(&self, value: &str) -> &[usize] {
         self.shapes.get(value).map(|(_, shape)| shape).or_else(|| self.constants.get(value)).map_or(&[], Vec::as_slice)
     }
@@ -361,6 +388,11 @@ impl Known<'_> {
     }
 }
 
+/// Operators whose output has the shape of their first input.
+fn keeps_shape(op: &str) -> bool {
+    matches!(op, "QuantizeLinear" | "DequantizeLinear" | "Relu" | "Clip" | "LeakyRelu" | "Sigmoid" | "HardSigmoid" | "Tanh" | "Softmax")
+}
+
 /// True for the `QuantizeLinear` of an input that the engine takes already quantized.
 fn is_stripped(node: &DraftNode, inputs: &[Port]) -> bool {
     let is_input = |port: &Port| port.native != port.declared && node.inputs.first() == Some(&port.declared.name);
@@ -379,5 +411,5 @@ fn placement(node: &DraftNode, outputs: &[TensorReport], inputs: &[Port], progra
         let reason = "moves elements, without arithmetic";
         return if integers { Placement::int8(reason) } else { Placement::float(reason) };
     }
-    program.placement(&node.op_type, node.in_qdq_group)
+    program.placement(node.outputs.first().map_or("", String::as_str), &node.op_type, node.in_qdq_group)
 }

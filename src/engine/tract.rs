@@ -1,6 +1,8 @@
 //! tract as the engine. It runs on one thread, and quantized ONNX groups (QDQ) as float operators between casts; `QLinearConv`,
 //! `QLinearMatMul` and the `*Integer` operators run in int8.
 
+pub mod lowering;
+pub mod operator;
 mod qdq;
 
 use super::error::{LoadCause, RunError, no_panic};
@@ -10,9 +12,12 @@ use super::onnx::graph::{node_name, op_name};
 use super::onnx::pb::{ModelProto, ValueInfoProto};
 use super::onnx::tensor::MAX_DIM;
 use super::program::{Executor, Memory, Program};
-use super::report::{EngineNode, Placement, TensorReport};
+use super::quantized::NATIVE;
+use super::recognize::OP_TYPE;
+use super::report::{EngineNode, Placement};
 use crate::config::value::Size;
 use crate::tensor::{Dtype, TensorSpec};
+use lowering::Lowered;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use tract_onnx::Onnx;
@@ -24,6 +29,7 @@ static ONNX: LazyLock<Onnx> = LazyLock::new(|| {
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
     onnx.op_register.insert("QuantizeLinear", qdq::quantize_linear);
     onnx.op_register.insert("DequantizeLinear", qdq::dequantize_linear);
+    onnx.op_register.insert(OP_TYPE, operator::build);
     onnx
 });
 
@@ -49,11 +55,12 @@ const MICROSOFT: [&str; 14] = [
 const ML: [&str; 6] =
     ["ArrayFeatureExtractor", "CategoryMapper", "LinearClassifier", "LinearRegressor", "Normalizer", "TreeEnsembleClassifier"];
 
-/// Whether tract loads `op` of `domain` (`""` is ONNX's own).
+/// Whether `op` of `domain` (`""` is ONNX's own) can run: by tract, or as one of our own operators.
 pub fn supports(domain: &str, op: &str) -> bool {
     match domain {
-        "" => ONNX.op_register.0.contains_key(op),
+        "" => op != OP_TYPE && (ONNX.op_register.0.contains_key(op)),
         "ai.onnx.ml" => ML.contains(&op),
+        "com.microsoft" if NATIVE.contains(&op) => true,
         "com.microsoft" => MICROSOFT.contains(&op) && ONNX.op_register.0.contains_key(op),
         _ => false,
     }
@@ -62,11 +69,12 @@ pub fn supports(domain: &str, op: &str) -> bool {
 /// Shapes and types of the ONNX values, as tract infers them.
 pub type Shapes = HashMap<String, (String, Vec<usize>)>;
 
-/// A model compiled by tract, with what it learned on the way.
-pub struct Prepared {
-    pub program: TractProgram,
+/// A model that tract understood and simplified, before anything decides how it runs.
+pub struct Typed {
+    model: TypedModel,
     pub outputs: Vec<TensorSpec>,
     pub shapes: Shapes,
+    memory: Memory,
 }
 
 /// A tract plan.
@@ -75,10 +83,37 @@ pub struct TractProgram {
     memory: Memory,
 }
 
-/// Compiles a checked and settled model.
-pub fn prepare(model: &ModelProto, outputs: &[Output], limits: &Limits) -> Result<Prepared, LoadCause> {
-    let lowered = lower(model).map_err(|why| blame(model, why))?;
-    no_panic(|| compile(lowered, outputs, limits)).unwrap_or_else(|panic| Err(LoadCause::Engine(panic)))
+/// Analyses a checked and settled model.
+pub fn analyse(model: &ModelProto, outputs: &[Output], limits: &Limits) -> Result<Typed, LoadCause> {
+    let understood = understand(model).map_err(|why| blame(model, why))?;
+    no_panic(|| simplify(understood, outputs, limits)).unwrap_or_else(|panic| Err(LoadCause::Engine(panic)))
+}
+
+impl Typed {
+    /// The model as steps of our own with islands of tract's between them.
+    pub fn lower(&self) -> Result<Lowered, String> {
+        no_panic(|| lowering::lower(&self.model)).and_then(|result| result.map_err(one_line))
+    }
+
+    /// Bytes of each input.
+    pub fn input_bytes(&self) -> Vec<usize> {
+        let bytes = |outlet: &OutletId| {
+            let fact = self.model.outlet_fact(*outlet).ok()?;
+            Some(concrete(fact)?.iter().product::<usize>() * fact.datum_type.size_of())
+        };
+        self.model.inputs.iter().map(|outlet| bytes(outlet).unwrap_or(0)).collect()
+    }
+
+    /// The model as tract alone runs it.
+    pub fn into_program(self) -> Result<TractProgram, LoadCause> {
+        let Typed { mut model, memory, .. } = self;
+        let compile = || {
+            model.optimize()?;
+            TypedSimplePlan::new(model)
+        };
+        let plan = no_panic(compile).map_err(LoadCause::Engine)?.map_err(refused)?;
+        Ok(TractProgram { plan, memory })
+    }
 }
 
 fn one_line(error: TractError) -> String {
@@ -90,8 +125,8 @@ fn refused(error: TractError) -> LoadCause {
 }
 
 /// A model in tract's own operators, with the shapes of the ONNX values.
-fn lower(model: &ModelProto) -> Result<(TypedModel, Shapes), String> {
-    let lower = || -> TractResult<_> {
+fn understand(model: &ModelProto) -> Result<(TypedModel, Shapes), String> {
+    let understand = || -> TractResult<_> {
         let parsed = ONNX.parse(model, None)?;
         ensure!(parsed.unresolved_inputs.is_empty(), "nothing makes {:?}", parsed.unresolved_inputs);
         let mut inferred = parsed.model;
@@ -99,7 +134,7 @@ fn lower(model: &ModelProto) -> Result<(TypedModel, Shapes), String> {
         let shapes = shapes(&inferred, &parsed.outlets_by_name);
         Ok((inferred.into_typed()?, shapes))
     };
-    no_panic(lower).and_then(|result| result.map_err(one_line))
+    no_panic(understand).and_then(|result| result.map_err(one_line))
 }
 
 /// Names the node at which tract fails with `why`: the last of the shortest run of nodes from the start that fails, found by
@@ -118,7 +153,7 @@ fn blame(model: &ModelProto, why: String) -> LoadCause {
                 part.output = outputs.map(|name| ValueInfoProto { name: name.clone(), ..ValueInfoProto::default() }).collect();
             })
             .map(|()| &part)?;
-        lower(part).err()
+        understand(part).err()
     };
     let (mut good, mut bad) = (0, graph.node.len());
     let mut found = None;
@@ -138,14 +173,12 @@ fn blame(model: &ModelProto, why: String) -> LoadCause {
     }
 }
 
-fn compile((mut typed, shapes): (TypedModel, Shapes), outputs: &[Output], limits: &Limits) -> Result<Prepared, LoadCause> {
+fn simplify((mut typed, shapes): (TypedModel, Shapes), outputs: &[Output], limits: &Limits) -> Result<Typed, LoadCause> {
     within(&typed, limits)?;
     typed.declutter().map_err(refused)?;
     let memory = within(&typed, limits)?;
     let outputs = outputs.iter().enumerate().map(|(i, o)| describe(&typed, i, o)).collect::<Result<_, _>>()?;
-    typed.optimize().map_err(refused)?;
-    let plan = TypedSimplePlan::new(typed).map_err(refused)?;
-    Ok(Prepared { program: TractProgram { plan, memory }, outputs, shapes })
+    Ok(Typed { model: typed, outputs, shapes, memory })
 }
 
 fn shapes(model: &tract_onnx::prelude::InferenceModel, outlets: &HashMap<String, OutletId>) -> Shapes {
@@ -221,23 +254,10 @@ fn describe(model: &TypedModel, index: usize, declared: &Output) -> Result<Tenso
 
 impl Program for TractProgram {
     fn executor(&self, _threads: usize) -> Result<Box<dyn Executor>, RunError> {
-        let zeros = |fact: TractResult<&TypedFact>| {
-            let fact = fact?;
-            Tensor::zero_dt(fact.datum_type, &concrete(fact).unwrap_or_default()).map(Arc::new)
-        };
-        let model = self.plan.model();
-        let build = || -> TractResult<TractExecutor> {
-            Ok(TractExecutor {
-                inputs: (0..model.inputs.len()).map(|i| zeros(model.input_fact(i))).collect::<TractResult<_>>()?,
-                outputs: (0..model.outputs.len()).map(|i| Ok(zeros(model.output_fact(i))?.into_tvalue())).collect::<TractResult<_>>()?,
-                state: self.plan.spawn()?,
-                plan: self.plan.clone(),
-            })
-        };
-        Ok(Box::new(build().map_err(|e| RunError(format!("{e:#}")))?))
+        Ok(Box::new(TractIsland::new(self.plan.clone())?.0))
     }
 
-    fn placement(&self, op: &str, in_qdq_group: bool) -> Placement {
+    fn placement(&self, _output: &str, op: &str, in_qdq_group: bool) -> Placement {
         match op {
             "QLinearConv" | "QLinearMatMul" | "ConvInteger" | "MatMulInteger" => Placement::int8("tract multiplies int8 into int32"),
             "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear" => Placement::float("a cast between int8 and float"),
@@ -248,20 +268,59 @@ impl Program for TractProgram {
 
     fn nodes(&self) -> Vec<EngineNode> {
         let model = self.plan.model();
-        let output = |o: &Outlet<TypedFact>| TensorReport {
-            name: None,
-            dtype: type_name(o.fact.datum_type),
-            shape: concrete(&o.fact).unwrap_or_default(),
-        };
         let report = |id: &usize| {
             let node = model.node(*id);
-            EngineNode { name: node.name.clone(), op: node.op.name().to_string(), outputs: node.outputs.iter().map(output).collect() }
+            EngineNode { name: node.name.clone(), op: node.op.name().to_string(), macs: 0, weight_bytes: 0, activation_bytes: 0 }
         };
         self.plan.order_without_consts().iter().map(report).collect_vec()
     }
 
     fn memory(&self) -> Memory {
         self.memory
+    }
+}
+
+/// A part of a model, compiled.
+pub type IslandPlan = Arc<TypedSimplePlan>;
+
+/// Bytes of the constants in a part of a model.
+pub fn island_weights(plan: &TypedSimplePlan) -> u64 {
+    estimate(plan.model()).map_or(0, |memory| memory.weights)
+}
+
+/// A part of a model that tract runs between steps of our own.
+pub struct TractIsland(TractExecutor);
+
+impl TractIsland {
+    pub fn new(plan: Arc<TypedSimplePlan>) -> Result<TractIsland, RunError> {
+        let model = plan.model();
+        let build = || -> TractResult<TractExecutor> {
+            let zeros = |fact: TractResult<&TypedFact>| {
+                let fact = fact?;
+                Tensor::zero_dt(fact.datum_type, &concrete(fact).unwrap_or_default()).map(Arc::new)
+            };
+            Ok(TractExecutor {
+                inputs: (0..model.inputs.len()).map(|i| zeros(model.input_fact(i))).collect::<TractResult<_>>()?,
+                outputs: (0..model.outputs.len()).map(|i| Ok(zeros(model.output_fact(i))?.into_tvalue())).collect::<TractResult<_>>()?,
+                state: plan.spawn()?,
+                plan: plan.clone(),
+            })
+        };
+        build().map(TractIsland).map_err(|e| RunError(format!("{e:#}")))
+    }
+
+    /// Bytes of its input `slot`.
+    pub fn input(&mut self, slot: usize) -> &mut [u8] {
+        self.0.input_mut(slot)
+    }
+
+    pub fn run(&mut self) -> Result<(), RunError> {
+        self.0.run()
+    }
+
+    /// Bytes of its output `slot`.
+    pub fn output(&self, slot: usize) -> &[u8] {
+        self.0.output(slot)
     }
 }
 

@@ -28,6 +28,11 @@ impl Add {
         &self.output
     }
 
+    /// What runs, for reports.
+    pub fn describe(&self) -> String {
+        format!("{} add", self.isa.name())
+    }
+
     /// Computes output rows `rows`; buffers as in the module's contract.
     pub fn run(&self, a: &[u8], b: &[u8], output: &mut [u8], rows: Range<usize>) {
         let base = self.output.rows(rows.clone()).start;
@@ -66,6 +71,11 @@ impl Table {
     /// Placement of the result.
     pub fn output(&self) -> &Layout {
         &self.output
+    }
+
+    /// What runs, for reports.
+    pub fn describe(&self) -> String {
+        "table".into()
     }
 
     /// Computes output rows `rows`; `input` is `None` where it lies in the output's own place.

@@ -8,6 +8,10 @@
 //! | `pack` | weights in the order the inner loops read them, and which of them are exact in which loop |
 //! | `conv`, `depthwise`, `pool`, `elementwise` | an operator: parameters checked and packed at load, then a lean `run` |
 //! | `winograd` | wide 3x3 convolutions with a quarter of the multiplications, still exact |
+//! | `binary`, `softmax`, `layer_norm`, `resize`, `matmul`, `conv_transpose` | further operators, in plain Rust |
+//! | `dense`, `gather` | tensors in and out of their layouts, copies, rearrangements |
+//! | `compiled`, `pairs` | plain loops compiled once an instruction set; the inner loop of products of two activations |
+//! | `rows`, `transpose` | what those operators share: walks over pixels, bytes between pixels and planes |
 //! | `portable`, `avx2`, `neon` | inner loops of one instruction set; their constructor proves that the CPU has it |
 //!
 //! # Contract
@@ -16,20 +20,35 @@
 //!   with the top bit flipped (`value + 128`) on x86-64, whose byte products want one operand unsigned.
 //! - `prepare` checks everything and allocates; `run` allocates nothing, looks nothing up and cannot fail. `run` panics
 //!   when a buffer is shorter than its [`Layout`] says: an error of the caller's, never of the model's.
-//! - Work is split by output rows. A call writes exactly the bytes [`Layout::rows`] names, border included, so threads that
+//! - Work is split by output rows; operators whose result is no image (`MatMul`, `Export`) name their `parts` and which bytes
+//!   each part owns. A call writes exactly the bytes [`Layout::rows`] names, border included, so threads that
 //!   own disjoint rows need no lock. `output` is that byte range; `input` is the whole tensor.
 //! - Results are bit-equal to `reference` on every instruction set and for every split.
 //! - `scratch` is a buffer of the thread's own, at least `scratch_bytes()` long, contents irrelevant before and after.
 
+mod binary;
+#[allow(unsafe_code)]
+mod compiled;
 mod conv;
+mod conv_transpose;
+mod dense;
 mod depthwise;
 mod elementwise;
+mod gather;
+mod layer_norm;
 mod layout;
+mod matmul;
 mod pack;
+#[allow(unsafe_code)]
+mod pairs;
 mod pool;
 mod portable;
 pub mod reference;
 mod requant;
+mod resize;
+mod rows;
+mod softmax;
+mod transpose;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "chosen by x86 only"))]
 mod winograd;
 
@@ -44,11 +63,19 @@ mod neon;
 #[cfg(test)]
 mod suite;
 
+pub use binary::{Binary, BinaryQuant};
 pub use conv::{Conv, ConvParams};
+pub use conv_transpose::{ConvTranspose, ConvTransposeParams};
+pub use dense::{Element, Export, Import, Order};
 pub use elementwise::{Add, Table};
+pub use gather::{CopyInto, Gather};
+pub use layer_norm::{LayerNorm, LayerNormParams};
 pub use layout::{Border, Layout, SLACK};
+pub use matmul::{MatMul, MatMulParams, Matrices};
 pub use pool::{Pool, PoolKind, PoolParams};
-pub use requant::{AddQuant, OutputQuant, check_multiplier, round};
+pub use requant::{AddQuant, MulQuant, OutputQuant, check_multiplier, check_scale, round};
+pub use resize::{Between, ResizeLinear};
+pub use softmax::{Softmax, SoftmaxQuant};
 
 use std::fmt;
 
@@ -156,6 +183,8 @@ pub enum Error {
     Accumulator { channel: usize, bound: u64 },
     /// A scale ratio that is zero, not finite, denormal or above 2^60.
     Multiplier(f32),
+    /// A scale that is not a positive number within 2^-60..=2^60.
+    Scale { what: &'static str, found: f32 },
     /// `low` above `high`.
     EmptyRange(OutputQuant),
 }
@@ -174,6 +203,7 @@ impl fmt::Display for Error {
                 write!(f, "output channel {channel} can sum to {bound}, beyond the {} of an int32", i32::MAX)
             }
             Error::Multiplier(m) => write!(f, "scale ratio {m} is zero, not finite, denormal or above 2^60"),
+            Error::Scale { what, found } => write!(f, "{what}: {found} is not a positive number within 2^-60..=2^60"),
             Error::EmptyRange(q) => write!(f, "activation range {}..={} is empty", q.low, q.high),
         }
     }

@@ -77,6 +77,14 @@ impl Pool {
         &self.params.output
     }
 
+    /// What runs, for reports.
+    pub fn describe(&self) -> String {
+        match self.params.kind {
+            PoolKind::Max => "max pool".into(),
+            PoolKind::Average { .. } => "average pool".into(),
+        }
+    }
+
     /// Computes output rows `rows`; buffers as in the module's contract.
     pub fn run(&self, input: &[u8], output: &mut [u8], rows: Range<usize>) {
         with_kernel!(self.isa, k => k.compiled(|| self.run_rows(input, output, rows.clone())));

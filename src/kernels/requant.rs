@@ -47,11 +47,14 @@ impl OutputQuant {
         (f32::from(self.low) - zero, f32::from(self.high) - zero)
     }
 
-    /// `clamp(round_half_even(scaled) + zero_point)`. Clamping first is the same, because the bounds are whole numbers.
+    /// `clamp(round_half_even(scaled) + zero_point)`, NaN as the lowest value. Clamping first is the same, because the bounds
+    /// are whole numbers; written with comparisons it is one vector instruction a bound.
     #[inline(always)]
     pub fn finish(&self, scaled: f32) -> i8 {
         let (low, high) = self.bounds();
-        (round(scaled.max(low).min(high)) + i32::from(self.zero_point)) as i8
+        let scaled = if scaled > low { scaled } else { low };
+        let scaled = if scaled < high { scaled } else { high };
+        (round(scaled) + i32::from(self.zero_point)) as i8
     }
 }
 
@@ -92,11 +95,44 @@ impl AddQuant {
     }
 }
 
+/// Two tensors multiplied: `y = clamp(round_half_even(f32((a - a_zero) * (b - b_zero)) * ratio) + zero_point, low, high)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MulQuant {
+    /// `a_scale * b_scale / output_scale`.
+    pub ratio: f32,
+    /// Zero point of the first operand.
+    pub a_zero: i8,
+    /// Zero point of the second operand.
+    pub b_zero: i8,
+    pub output: OutputQuant,
+}
+
+impl MulQuant {
+    /// Fails when the ratio is not usable or the range is empty.
+    pub fn check(&self) -> Result<(), Error> {
+        check_multiplier(self.ratio)?;
+        self.output.check()
+    }
+
+    /// One element. The product of the integers is exact in `f32`.
+    #[inline(always)]
+    pub fn apply(&self, a: i8, b: i8) -> i8 {
+        let product = (i32::from(a) - i32::from(self.a_zero)) * (i32::from(b) - i32::from(self.b_zero));
+        self.output.finish(product as f32 * self.ratio)
+    }
+}
+
 /// Multipliers up to 2^60 keep every product finite; a scale ratio beyond is an error in the model. Subtraction has a
 /// negative ratio, hence the absolute value; denormals are refused because some boards flush them to zero.
 pub fn check_multiplier(multiplier: f32) -> Result<(), Error> {
     let magnitude = multiplier.abs();
     if magnitude.is_normal() && magnitude <= 2f32.powi(60) { Ok(()) } else { Err(Error::Multiplier(multiplier)) }
+}
+
+/// Scales that quantize or dequantize are positive and within 2^-60..=2^60.
+pub fn check_scale(what: &'static str, scale: f32) -> Result<(), Error> {
+    let limits = 2f32.powi(-60)..=2f32.powi(60);
+    if limits.contains(&scale) { Ok(()) } else { Err(Error::Scale { what, found: scale }) }
 }
 
 /// Round half to even for `|v| <= 2^22`: adding 1.5 * 2^23 leaves the rounded integer in the low bits of the mantissa.
@@ -125,6 +161,7 @@ mod tests {
         let q = OutputQuant { zero_point: -128, low: -128, high: 20 };
         assert_eq!([f32::NEG_INFINITY, -1.0, 0.4, 148.0, f32::INFINITY].map(|v| q.finish(v)), [-128, -128, -128, 20, 20]);
         assert_eq!(OutputQuant::full(127).finish(-255.0), -128);
+        assert_eq!(OutputQuant { zero_point: 3, low: -9, high: 20 }.finish(f32::NAN), -9);
     }
 
     #[test]

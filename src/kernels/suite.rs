@@ -27,7 +27,7 @@ impl Random {
         of[self.range(0..of.len())]
     }
 
-    fn chance(&mut self, one_in: usize) -> bool {
+    pub fn chance(&mut self, one_in: usize) -> bool {
         self.range(0..one_in) == 0
     }
 
@@ -45,24 +45,24 @@ impl Random {
     }
 
     /// Around what makes `count` products of full range fill int8, so that some results saturate and some do not.
-    fn multiplier(&mut self, count: usize) -> f32 {
+    pub fn multiplier(&mut self, count: usize) -> f32 {
         let spread = [0.02, 0.5, 1.0, 4.0, 1e12][self.range(0..5).min(self.range(0..5))];
         (1.0 + self.range(0..1000) as f32 / 1000.0) * spread / (64.0 * (count as f32).sqrt())
     }
 
-    fn quant(&mut self) -> OutputQuant {
+    pub fn quant(&mut self) -> OutputQuant {
         let (a, b) = (self.value(), self.value());
         let zero_point = self.value();
         if self.chance(2) { OutputQuant::full(zero_point) } else { OutputQuant { zero_point, low: a.min(b), high: a.max(b) } }
     }
 
-    fn border(&mut self, at_least: Border) -> Border {
+    pub fn border(&mut self, at_least: Border) -> Border {
         let mut side = |needed: usize| needed + if self.chance(3) { self.range(1..3) } else { 0 };
         Border { top: side(at_least.top), left: side(at_least.left), bottom: side(at_least.bottom), right: side(at_least.right) }
     }
 
     /// The layout, sometimes as a slice of a wider tensor.
-    fn place(&mut self, layout: Layout) -> Layout {
+    pub fn place(&mut self, layout: Layout) -> Layout {
         if self.chance(4) {
             let (before, after) = (self.range(0..5), self.range(0..5));
             Layout { pixel_stride: before + layout.channels + after, first_channel: before, ..layout }
@@ -71,14 +71,20 @@ impl Random {
         }
     }
 
-    fn add_quant(&mut self, a_zero: i8) -> AddQuant {
+    /// A layout of the shape with a border of chance, sometimes as a slice of a wider tensor.
+    pub fn layout(&mut self, height: usize, width: usize, channels: usize) -> Layout {
+        let border = self.border(Border::default());
+        self.place(Layout::new(height, width, channels).with_border(border))
+    }
+
+    pub fn add_quant(&mut self, a_zero: i8) -> AddQuant {
         let mut ratio = || (1.0 + self.range(0..1000) as f32 / 1000.0) * 0.5;
         AddQuant { a_ratio: ratio(), b_ratio: ratio(), a_zero, b_zero: self.value(), output: self.quant() }
     }
 }
 
 /// Weight distributions: inside the pair rule, mostly inside, the full int8 range, and beyond it (asymmetric weights).
-fn weights(random: &mut Random, count: usize) -> Vec<i16> {
+pub(super) fn weights(random: &mut Random, count: usize) -> Vec<i16> {
     match random.range(0..5) {
         0 => (0..count).map(|_| random.range(0..129) as i16 - 64).collect(),
         1 => (0..count).map(|_| if random.chance(200) { 127 } else { random.range(0..81) as i16 - 40 }).collect(),
@@ -209,8 +215,32 @@ impl ConvCase {
     }
 }
 
+/// The values in their place, everything around them 0xA5.
+pub(super) fn placed(layout: &Layout, values: &[i8], zero_point: i8) -> Vec<u8> {
+    let mut bytes = vec![0xA5; layout.bytes()];
+    layout.scatter(values, zero_point, &mut bytes);
+    bytes
+}
+
+/// Runs an operator over rows `0..cut` and the rest, checks that it wrote its own bytes only, and returns the values.
+/// `before` is what the output's place holds at first, for operators in place.
+pub(super) fn in_two(
+    layout: &Layout,
+    cut: usize,
+    before: Option<&[u8]>,
+    zero: i8,
+    mut run: impl FnMut(&mut [u8], Range<usize>),
+) -> Vec<i8> {
+    let mut output = before.map_or_else(|| vec![0x5A; layout.bytes()], <[u8]>::to_vec);
+    for rows in [0..cut, cut..layout.height].into_iter().filter(|r| !r.is_empty()) {
+        run(&mut output[layout.rows(rows.clone())], rows);
+    }
+    check_surroundings(layout, &output, zero, Some(if before.is_some() { 0xA5 } else { 0x5A }));
+    layout.gather(&output)
+}
+
 /// The border holds the zero point, and bytes of other channels and the slack still hold the canary.
-fn check_surroundings(layout: &Layout, bytes: &[u8], zero: i8, canary: Option<u8>) {
+pub(super) fn check_surroundings(layout: &Layout, bytes: &[u8], zero: i8, canary: Option<u8>) {
     let mut expected = vec![canary.unwrap_or(0); bytes.len()];
     layout.scatter(&layout.gather(bytes), zero, &mut expected);
     let pixels = bytes.len() - SLACK;
@@ -221,7 +251,7 @@ fn check_surroundings(layout: &Layout, bytes: &[u8], zero: i8, canary: Option<u8
     assert!(canary.is_none_or(|canary| bytes[pixels..].iter().all(|&b| b == canary)), "slack of {layout:?} written");
 }
 
-fn cases() -> u64 {
+pub(super) fn cases() -> u64 {
     std::env::var("JOULED_KERNEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(150)
 }
 

@@ -11,13 +11,13 @@ fn a_qdq_convolution() {
     assert_eq!((report.file_bytes, report.digest.as_str()), (bytes.len() as u64, model.digest()));
     assert_eq!(report.digest.len(), 64);
     let conv = report.nodes.iter().find(|n| n.op == "Conv").unwrap();
-    assert_eq!((conv.macs, conv.parameters, conv.runs_in), (60 * 27, 56, RunsIn::Float));
-    assert!(conv.reason.contains("QDQ"), "{}", conv.reason);
+    assert_eq!((conv.macs, conv.parameters, conv.runs_in), (60 * 27, 56, RunsIn::Int8));
+    assert!(conv.reason.contains("int8"), "{}", conv.reason);
     assert_eq!(conv.outputs[0].shape, [1, 2, 6, 5]);
     let at_load: Vec<&str> = report.nodes.iter().filter(|n| n.runs_in == RunsIn::Load).map(|n| n.name.as_str()).collect();
     assert_eq!(at_load, ["QuantizeLinear to x_q", "DequantizeLinear to w_f", "DequantizeLinear to b_f"]);
     let totals = &report.totals;
-    assert_eq!((totals.parameters, totals.macs, totals.int8_share), (56, 1620, 0.0));
+    assert_eq!((totals.parameters, totals.macs, totals.int8_share), (56, 1620, 1.0));
     // Quantized input and output of the fused convolution: 90 + 60. The float output alone is more: 60 + 240.
     assert_eq!(totals.max_live_bytes, 300);
     assert!(totals.activation_bytes >= 240 && totals.engine_weight_bytes >= 54 * 4, "{totals:?}");

@@ -116,7 +116,7 @@ fn strip_quantizer(graph: &mut GraphProto, at: usize, dtype: Dtype) -> Option<(Q
             return None;
         }
         let (quant, native) = quantization::of_output(&index, node)?;
-        (node.output.first()?.clone(), quant, native)
+        (node.output.first().filter(|output| !index.is_output(output))?.clone(), quant, native)
     };
     graph.node.retain(|n| n.output.first() != Some(&output));
     let port = &mut graph.input[at];

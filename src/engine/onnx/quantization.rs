@@ -24,6 +24,10 @@ const fn result(scale: usize, zero_point: usize) -> Group {
 
 const QUANTIZE: [Group; 1] = [result(1, 2)];
 const DEQUANTIZE: [Group; 1] = [group(0, 1, 2)];
+const GEMM: [Group; 3] = [group(0, 1, 2), group(3, 4, 5), result(7, 8)];
+const UNARY: [Group; 2] = [group(0, 1, 2), result(3, 4)];
+/// Scale and zero point of the result come first; those of the parts are checked when the operator is recognised.
+const QUANTIZED_CONCAT: [Group; 1] = [result(0, 1)];
 const PRODUCT: [Group; 3] = [group(0, 1, 2), group(3, 4, 5), result(6, 7)];
 
 /// The groups of `op`, from the ONNX operator specifications.
@@ -31,7 +35,10 @@ fn groups(op: &str) -> &'static [Group] {
     match op {
         "QuantizeLinear" => &QUANTIZE,
         "DequantizeLinear" => &DEQUANTIZE,
-        "QLinearConv" | "QLinearMatMul" => &PRODUCT,
+        "QLinearConv" | "QLinearMatMul" | "QLinearAdd" | "QLinearMul" => &PRODUCT,
+        "QGemm" => &GEMM,
+        "QLinearSigmoid" | "QLinearLeakyRelu" | "QLinearSoftmax" | "QLinearAveragePool" | "QLinearGlobalAveragePool" => &UNARY,
+        "QLinearConcat" => &QUANTIZED_CONCAT,
         _ => &[],
     }
 }
@@ -87,6 +94,7 @@ fn check_axis(index: &Index, node: &NodeProto, group: &Group, scales: usize) -> 
     let axis = match node.op_type.as_str() {
         "DequantizeLinear" => super::attribute::int(node, "axis", 1),
         "QLinearConv" => 0,
+        "QGemm" if super::attribute::int(node, "transB", 0) != 0 => 0,
         _ => rank - 1,
     };
     let axis = if axis < 0 { axis + rank } else { axis };

@@ -5,6 +5,7 @@
 //! built in the output's type, wrong when int8 becomes uint8. The same rewrite is not applied to these operators. They divide by
 //! the scale, as ONNX says, where tract multiplies by its reciprocal; take float16; and are computed once when constant.
 
+use crate::engine::quantized::QuantizedType;
 use std::sync::Arc;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
@@ -101,6 +102,17 @@ struct Params {
 }
 
 impl Params {
+    fn per_tensor(&self, ty: DatumType) -> Option<QuantizedType> {
+        let [(scale, zero_point)] = self.channels[..] else { return None };
+        let unsigned = match ty {
+            DatumType::I8 => false,
+            DatumType::U8 => true,
+            _ => return None,
+        };
+        let zero = i8::try_from(zero_point - if unsigned { 128 } else { 0 }).ok()?;
+        Some(QuantizedType { scale, zero, unsigned })
+    }
+
     /// Writes `convert(value, scale, zero_point)` for every element.
     fn each<A: Copy, B>(&self, shape: &[usize], from: &[A], to: &mut [B], convert: impl Fn(A, f32, i32) -> B) {
         let inner = match self.channels.len() {
@@ -122,12 +134,19 @@ impl Params {
 
 /// `saturate(round_half_to_even(x / scale) + zero_point)` of float32.
 #[derive(Clone, Debug, PartialEq)]
-struct Quantize {
+pub struct Quantize {
     params: Arc<Params>,
     to: DatumType,
 }
 
 impl Eq for Quantize {}
+
+impl Quantize {
+    /// The one scale and zero point, where there is one.
+    pub fn per_tensor(&self) -> Option<QuantizedType> {
+        self.params.per_tensor(self.to)
+    }
+}
 
 impl Quantize {
     fn apply(&self, input: &Tensor) -> TractResult<Tensor> {
@@ -154,11 +173,18 @@ impl Quantize {
 
 /// `(q - zero_point) * scale`, as float32.
 #[derive(Clone, Debug, PartialEq)]
-struct Dequantize {
+pub struct Dequantize {
     params: Arc<Params>,
 }
 
 impl Eq for Dequantize {}
+
+impl Dequantize {
+    /// The one scale and zero point of an 8-bit input of that type, where there is one.
+    pub fn per_tensor(&self, from: DatumType) -> Option<QuantizedType> {
+        self.params.per_tensor(from.unquantized())
+    }
+}
 
 impl Dequantize {
     fn apply(&self, input: &Tensor) -> TractResult<Tensor> {

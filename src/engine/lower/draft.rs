@@ -1,0 +1,166 @@
+//! Steps whose kernel is not prepared yet: the operator's numbers without its layouts.
+
+use crate::engine::quantized::Operator;
+use crate::engine::quantized::conv::{Conv, Numbers};
+use crate::engine::quantized::window::Fitted;
+use crate::engine::step::{ConvStep, InPlace, Step};
+use crate::kernels::{self, AddQuant, Border, Element, Isa, Layout, Order, SLACK};
+
+/// What makes a step once its layouts are settled: those of what it reads, in order, then of what it writes.
+pub trait Draft: Send {
+    /// Prepares the kernel. `in_place`: the output lies where the read that [`Draft::in_place`] allows lies.
+    fn finish(&self, isa: Isa, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error>;
+
+    /// True where the output may take the place of read `read`.
+    fn in_place(&self, _read: usize) -> bool {
+        false
+    }
+
+    /// For fusion.
+    fn as_conv(&mut self) -> Option<&mut ConvDraft> {
+        None
+    }
+
+    /// False where the step knows its source by strides of its own, so that the source cannot move.
+    fn reads_layouts(&self) -> bool {
+        true
+    }
+
+    /// The same for its result.
+    fn writes_layouts(&self) -> bool {
+        true
+    }
+}
+
+/// A convolution, with a residual in its second read or none.
+pub struct ConvDraft {
+    pub conv: Conv,
+    pub op: Operator,
+    pub fitted: Fitted,
+    pub numbers: Numbers,
+    pub residual: Option<AddQuant>,
+}
+
+impl ConvDraft {
+    pub fn is_depthwise(&self, layouts: &[Layout]) -> bool {
+        let groups = self.conv.groups;
+        groups > 1 && layouts.first().is_some_and(|l| l.channels == groups) && layouts.last().is_some_and(|l| l.channels == groups)
+    }
+}
+
+/// One row as one column, so that threads can share it: the same bytes where there is no border.
+fn turned(layout: Layout) -> Option<Layout> {
+    let plain = layout.height == 1 && layout.border == Border::default();
+    plain.then_some(Layout { height: layout.width, width: 1, ..layout })
+}
+
+impl Draft for ConvDraft {
+    fn finish(&self, isa: Isa, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
+        let turned: Vec<Layout> = layouts.iter().filter_map(|&layout| turned(layout)).collect();
+        let pointwise = self.conv.window.kernel.iter().chain(&self.conv.window.stride).all(|&n| n == 1);
+        let layouts = if pointwise && turned.len() == layouts.len() { &turned } else { layouts };
+        let (input, output) = (layouts[0], layouts[layouts.len() - 1]);
+        let mut params = self.conv.params(&self.op, &self.fitted, [input, output], &self.numbers);
+        params.residual = self.residual.map(|quant| (quant, layouts[1]));
+        let conv = InPlace { kernel: kernels::Conv::prepare(isa, &params)?, in_place };
+        Ok(Box::new(ConvStep { conv, residual: self.residual.is_some() }))
+    }
+
+    fn in_place(&self, read: usize) -> bool {
+        self.residual.is_some() && read == 1
+    }
+
+    fn as_conv(&mut self) -> Option<&mut ConvDraft> {
+        Some(self)
+    }
+}
+
+/// A kernel that is made of its layouts alone: `prepare(isa, [reads.., output])`.
+pub struct Simple<F>(pub F);
+
+impl<F, S> Draft for Simple<F>
+where
+    F: Fn(Isa, &[Layout]) -> Result<S, kernels::Error> + Send,
+    S: Step + 'static,
+{
+    fn finish(&self, isa: Isa, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+        Ok(Box::new((self.0)(isa, layouts)?))
+    }
+}
+
+/// A kernel that knows by itself where its operands and its result lie.
+pub struct Fixed<F>(pub F);
+
+impl<F, S> Draft for Fixed<F>
+where
+    F: Fn(Isa) -> Result<S, kernels::Error> + Send,
+    S: Step + 'static,
+{
+    fn finish(&self, isa: Isa, _: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+        Ok(Box::new((self.0)(isa)?))
+    }
+
+    fn reads_layouts(&self) -> bool {
+        false
+    }
+
+    fn writes_layouts(&self) -> bool {
+        false
+    }
+}
+
+/// The same as [`Simple`] for a kernel whose output may take its first operand's place.
+pub struct Taking<F>(pub F);
+
+impl<F, K> Draft for Taking<F>
+where
+    F: Fn(Isa, &[Layout]) -> Result<K, kernels::Error> + Send,
+    K: 'static,
+    InPlace<K>: Step,
+{
+    fn finish(&self, isa: Isa, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
+        Ok(Box::new(InPlace { kernel: (self.0)(isa, layouts)?, in_place }))
+    }
+
+    fn in_place(&self, read: usize) -> bool {
+        read == 0
+    }
+}
+
+/// A native tensor brought into an image.
+pub struct ImportDraft {
+    pub order: Order,
+    pub element: Element,
+    /// Zero point, for the border.
+    pub zero: i8,
+}
+
+impl Draft for ImportDraft {
+    fn finish(&self, isa: Isa, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+        Ok(Box::new(kernels::Import::prepare(isa, self.order, self.element, layouts[1], self.zero)?))
+    }
+
+    fn reads_layouts(&self) -> bool {
+        false
+    }
+}
+
+/// A rearrangement of an image's bytes: offsets from its storage's first byte for each row, column and channel.
+pub struct GatherDraft {
+    pub tables: [Vec<usize>; 3],
+    /// Bytes of the source's storage.
+    pub bytes: usize,
+    /// Zero point, for the border.
+    pub zero: i8,
+}
+
+impl Draft for GatherDraft {
+    fn finish(&self, _: Isa, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+        let source = Layout::new(1, 1, self.bytes - SLACK);
+        Ok(Box::new(kernels::Gather::prepare(source, layouts[1], self.tables.clone(), self.zero)?))
+    }
+
+    fn reads_layouts(&self) -> bool {
+        false
+    }
+}

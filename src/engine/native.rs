@@ -1,0 +1,475 @@
+//! Our own executor: a straight-line program of kernel steps over one arena, with islands that tract runs where there is no
+//! kernel. The threads of a session go through the program together, each with its own rows of every step.
+#![allow(unsafe_code, reason = "threads share the arena: the plan and the barriers keep them apart")]
+
+use super::arena::Arena;
+use super::error::{RunError, no_panic};
+use super::lower::{Origin, Record, Work};
+use super::plan::{self, Buffer, Plan};
+use super::program::{Executor, Memory, Program};
+use super::recognize::Absorbed;
+use super::report::{EngineNode, Placement};
+use super::step::{READS, Step};
+use super::team::{Member, Team};
+use super::tract::lowering::Lowered;
+use super::tract::{IslandPlan, TractIsland, island_weights};
+use crate::kernels::{self, Isa};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A prepared program.
+pub struct NativeProgram(Arc<Prepared>);
+
+/// Where a tensor lies.
+#[derive(Clone, Debug)]
+enum Place {
+    Input(usize),
+    Constant(usize),
+    Arena(Range<usize>),
+}
+
+enum Action {
+    Kernel { step: Box<dyn Step>, reads: [Place; READS], write: Range<usize> },
+    Island { number: usize, reads: Vec<Place>, writes: Vec<Range<usize>> },
+}
+
+struct Planned {
+    name: String,
+    action: Action,
+}
+
+struct Prepared {
+    steps: Vec<Planned>,
+    islands: Vec<IslandPlan>,
+    /// Bytes of each input.
+    inputs: Vec<usize>,
+    constants: Vec<Vec<u8>>,
+    outputs: Vec<Place>,
+    arena: usize,
+    scratch: usize,
+    buffers: Vec<Buffer>,
+    plan: Plan,
+    absorbed: Absorbed,
+    memory: Memory,
+}
+
+impl Prepared {
+    /// Where input `index` lies in a session's arena: behind the activations.
+    fn input(&self, index: usize) -> Range<usize> {
+        let aligned = |bytes: usize| bytes.next_multiple_of(plan::ALIGN);
+        let at = self.arena + self.inputs[..index].iter().map(|&bytes| aligned(bytes)).sum::<usize>();
+        at..at + self.inputs[index]
+    }
+
+    fn arena_with_inputs(&self) -> usize {
+        self.inputs.len().checked_sub(1).map_or(self.arena, |last| self.input(last).end)
+    }
+
+    /// Work of a step in multiply-accumulates; a byte moved counts as four.
+    fn cost(&self, planned: &Planned) -> u64 {
+        match &planned.action {
+            Action::Kernel { step, reads, write } => {
+                step.macs() + 4 * (reads.iter().map(|place| self.bytes(place)).sum::<usize>() + write.len()) as u64
+            }
+            Action::Island { .. } => 0,
+        }
+    }
+
+    fn bytes(&self, place: &Place) -> usize {
+        match place {
+            Place::Input(index) => self.inputs[*index],
+            Place::Constant(index) => self.constants[*index].len(),
+            Place::Arena(range) => range.len(),
+        }
+    }
+}
+
+/// Plans the arena and packs the weights.
+pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Result<NativeProgram, String> {
+    let Lowered { lowering, islands, outputs } = lowered;
+    let buffers = buffers(&lowering.storages, &lowering.records, &outputs);
+    let plan = plan::plan(&buffers);
+    if let Some((a, b)) = plan::clash(&buffers, &plan) {
+        return Err(format!("internal failure: `{}` and `{}` clash in the arena", buffers[a].name, buffers[b].name));
+    }
+    let place = |storage: usize| match lowering.storages[storage].origin {
+        Origin::Input(index) => Place::Input(index),
+        Origin::Constant(index) => Place::Constant(index),
+        Origin::Arena => Place::Arena(range(&plan, &buffers, storage)),
+    };
+    let isa = Isa::best();
+    let mut steps = Vec::with_capacity(lowering.records.len());
+    for record in &lowering.records {
+        let action = match &record.work {
+            Work::Kernel(draft) => kernel(record, &**draft, isa, &plan, &place).map_err(|e| format!("node `{}`: {e}", record.name))?,
+            Work::Island(number) => Action::Island {
+                number: *number,
+                reads: record.reads.iter().map(|&r| place(r)).collect(),
+                writes: record.writes.iter().map(|&w| range(&plan, &buffers, w)).collect(),
+            },
+        };
+        steps.push(Planned { name: record.name.clone(), action });
+    }
+    let kernels = || steps.iter().filter_map(|s| if let Action::Kernel { step, .. } = &s.action { Some(step) } else { None });
+    let weights = kernels().map(|s| s.weight_bytes() as u64).sum::<u64>() + islands.iter().map(|i| island_weights(i)).sum::<u64>();
+    let scratch = kernels().map(|s| s.scratch_bytes()).max().unwrap_or(0);
+    let outputs = outputs.into_iter().map(place).collect();
+    let memory = Memory { activations: plan.size() as u64, weights };
+    let arena = plan.size();
+    let constants = lowering.constants;
+    Ok(NativeProgram(Arc::new(Prepared { steps, islands, inputs, constants, outputs, arena, scratch, buffers, plan, absorbed, memory })))
+}
+
+fn range(plan: &Plan, buffers: &[Buffer], storage: usize) -> Range<usize> {
+    let at = plan.offset(storage);
+    at..at + buffers[storage].size
+}
+
+fn kernel(
+    record: &Record,
+    draft: &dyn super::lower::draft::Draft,
+    isa: Isa,
+    plan: &Plan,
+    place: &impl Fn(usize) -> Place,
+) -> Result<Action, kernels::Error> {
+    let write = record.writes[0];
+    let taken = |read: usize| plan.in_place(write) && plan.offset(write) == plan.offset(record.reads[read]);
+    let in_place = (0..record.reads.len()).find(|&read| record.may_take(read) && taken(read));
+    let step = draft.finish(isa, &record.layouts, in_place.is_some())?;
+    let reads = std::array::from_fn(|read| match record.reads.get(read) {
+        Some(_) if in_place == Some(read) => Place::Arena(0..0),
+        Some(&storage) => place(storage),
+        None => Place::Arena(0..0),
+    });
+    let Place::Arena(write) = place(write) else {
+        return Err(kernels::Error::Parameter { what: "a step that writes an input of the model", found: write });
+    };
+    Ok(Action::Kernel { step, reads, write })
+}
+
+/// The storages as the planner sees them, by the same numbers.
+fn buffers(storages: &[super::lower::Storage], records: &[Record], outputs: &[usize]) -> Vec<Buffer> {
+    let mut buffers: Vec<Buffer> =
+        storages.iter().map(|s| Buffer { name: s.name.clone(), size: 0, first: usize::MAX, last: 0, takes: None }).collect();
+    for (step, record) in records.iter().enumerate() {
+        for &write in &record.writes {
+            buffers[write].size = storages[write].bytes;
+            buffers[write].first = buffers[write].first.min(step);
+        }
+        for &storage in record.writes.iter().chain(&record.reads) {
+            buffers[storage].last = buffers[storage].last.max(step);
+        }
+    }
+    for &output in outputs {
+        buffers[output].last = records.len();
+    }
+    for record in records.iter().filter(|r| r.writes.len() == 1) {
+        let write = record.writes[0];
+        let alone = records.iter().filter(|r| r.writes.contains(&write)).count() == 1;
+        let wish = (0..record.reads.len()).find(|&read| record.may_take(read) && storages[record.reads[read]].origin == Origin::Arena);
+        buffers[write].takes = wish.filter(|_| alone).map(|read| record.reads[read]);
+    }
+    for buffer in &mut buffers {
+        buffer.first = buffer.first.min(buffer.last);
+    }
+    buffers
+}
+
+impl Program for NativeProgram {
+    fn executor(&self, threads: usize) -> Result<Box<dyn Executor>, RunError> {
+        Ok(Box::new(NativeExecutor::new(self.0.clone(), threads)?))
+    }
+
+    fn placement(&self, output: &str, op: &str, in_qdq_group: bool) -> Placement {
+        match self.0.absorbed.contains(output) {
+            true if matches!(op, "QuantizeLinear" | "DequantizeLinear") => Placement::int8("part of an int8 step"),
+            true => Placement::int8("int8 products into 32-bit sums, or 8-bit values by table"),
+            false if matches!(op, "QuantizeLinear" | "DequantizeLinear") => Placement::float("a cast between int8 and float"),
+            false if in_qdq_group => Placement::float("the group is not one that has an int8 kernel: tract runs it in float"),
+            false => Placement::float("not quantized in the model: tract runs it"),
+        }
+    }
+
+    fn nodes(&self) -> Vec<EngineNode> {
+        let bytes = |place: &Place| self.0.bytes(place) as u64;
+        let node = |planned: &Planned| {
+            let name = planned.name.clone();
+            match &planned.action {
+                Action::Kernel { step, reads, write } => EngineNode {
+                    name,
+                    op: step.describe(),
+                    macs: step.macs(),
+                    weight_bytes: step.weight_bytes() as u64,
+                    activation_bytes: reads.iter().map(bytes).sum::<u64>() + write.len() as u64,
+                },
+                Action::Island { number, reads, writes } => EngineNode {
+                    name,
+                    op: "tract".to_string(),
+                    macs: 0,
+                    weight_bytes: island_weights(&self.0.islands[*number]),
+                    activation_bytes: reads.iter().map(bytes).sum::<u64>() + writes.iter().map(|w| w.len() as u64).sum::<u64>(),
+                },
+            }
+        };
+        self.0.steps.iter().map(node).collect()
+    }
+
+    fn memory(&self) -> Memory {
+        self.0.memory
+    }
+
+    fn picture(&self) -> Option<String> {
+        let used: Vec<usize> = (0..self.0.buffers.len()).filter(|&i| self.0.buffers[i].size > 0).collect();
+        (!used.is_empty()).then(|| plan::picture(&self.0.buffers, &self.0.plan))
+    }
+}
+
+/// What all threads of one session share.
+struct State {
+    program: Arc<Prepared>,
+    /// Activations, then the inputs.
+    arena: Arena,
+    /// Threads of each step, and whether all must meet before it.
+    schedule: Vec<Turn>,
+    scratch: usize,
+    islands: Mutex<Vec<TractIsland>>,
+    error: Mutex<Option<RunError>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Turn {
+    threads: usize,
+    meet: bool,
+}
+
+/// Multiply-accumulates (or the like: see [`Prepared::cost`]) that are worth a thread's coming to a barrier.
+const LEAST_COST: u64 = 1 << 16;
+
+/// How many of `threads` share each step.
+fn schedule(program: &Prepared, threads: usize) -> Vec<Turn> {
+    let wanted = |step: &Planned| match &step.action {
+        Action::Kernel { step: kernel, .. } => {
+            let worth = usize::try_from(program.cost(step) / LEAST_COST).unwrap_or(usize::MAX);
+            worth.clamp(1, threads).min(kernel.parts())
+        }
+        Action::Island { .. } => 1,
+    };
+    let mut before = 1;
+    let turn = |step| {
+        let threads = wanted(step);
+        let meet = threads > 1 || before > 1;
+        before = threads;
+        Turn { threads, meet }
+    };
+    program.steps.iter().map(turn).collect()
+}
+
+/// The parts that thread `index` of `threads` does.
+fn share(parts: usize, index: usize, threads: usize) -> Range<usize> {
+    if index < threads { parts * index / threads..parts * (index + 1) / threads } else { 0..0 }
+}
+
+impl State {
+    /// One thread's way through the program. An error is left in [`State::error`].
+    fn run(&self, member: &Member, scratch: &mut [u8]) {
+        for (planned, turn) in self.program.steps.iter().zip(&self.schedule) {
+            if turn.meet && !member.meet() {
+                return;
+            }
+            if let Err(error) = self.step(planned, member.index, turn.threads, scratch) {
+                *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                return member.fail();
+            }
+        }
+    }
+
+    fn step(&self, planned: &Planned, index: usize, threads: usize, scratch: &mut [u8]) -> Result<(), RunError> {
+        match &planned.action {
+            Action::Kernel { step, reads, write } => {
+                let parts = share(step.parts(), index, threads);
+                if !parts.is_empty() {
+                    self.kernel(&**step, reads, write, parts, scratch);
+                }
+                Ok(())
+            }
+            Action::Island { number, reads, writes } if index == 0 => self.island(*number, reads, writes),
+            Action::Island { .. } => Ok(()),
+        }
+    }
+
+    fn kernel(&self, step: &dyn Step, reads: &[Place; READS], write: &Range<usize>, parts: Range<usize>, scratch: &mut [u8]) {
+        let ranges = reads.each_ref().map(|place| self.range(place));
+        let owned = step.owned(parts.clone());
+        // SAFETY: `prepare` found that the buffers of a step are apart from each other and from all that live beyond it, and
+        // `executor` that the threads of a step own disjoint bytes; a barrier stands between steps that share any.
+        let (slices, output) = unsafe { self.arena.step(ranges, write.start + owned.start..write.start + owned.end) };
+        let inputs = std::array::from_fn(|i| match &reads[i] {
+            Place::Constant(index) => &self.program.constants[*index][..],
+            Place::Input(_) | Place::Arena(_) => slices[i],
+        });
+        step.run(inputs, output, parts, scratch);
+    }
+
+    /// Bytes of the arena; constants are elsewhere.
+    fn range(&self, place: &Place) -> Range<usize> {
+        match place {
+            Place::Input(index) => self.program.input(*index),
+            Place::Constant(_) => 0..0,
+            Place::Arena(range) => range.clone(),
+        }
+    }
+
+    fn island(&self, number: usize, reads: &[Place], writes: &[Range<usize>]) -> Result<(), RunError> {
+        let mut islands = self.islands.lock().unwrap_or_else(PoisonError::into_inner);
+        let island = &mut islands[number];
+        for (slot, place) in reads.iter().enumerate() {
+            island.input(slot).copy_from_slice(self.bytes(place));
+        }
+        no_panic(|| island.run()).unwrap_or_else(|panic| Err(RunError(panic)))?;
+        for (slot, range) in writes.iter().enumerate() {
+            let bytes = island.output(slot);
+            // SAFETY: one thread runs islands, between two barriers where others have work; it holds no other slice.
+            let (_, target) = unsafe { self.arena.step([], range.clone()) };
+            if bytes.len() != target.len() {
+                return Err(RunError(format!("{} bytes come out of tract, expected {}", bytes.len(), target.len())));
+            }
+            target.copy_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    /// Reads a place while nobody writes it.
+    fn bytes(&self, place: &Place) -> &[u8] {
+        match place {
+            Place::Constant(index) => &self.program.constants[*index],
+            // SAFETY: called between runs, or by the one thread that runs an island, which nobody else's step overlaps.
+            place => unsafe { self.arena.step([self.range(place)], 0..0).0[0] },
+        }
+    }
+}
+
+struct NativeExecutor {
+    state: Arc<State>,
+    outputs: Vec<Vec<u8>>,
+    scratch: Vec<u8>,
+    /// None where one thread does it all.
+    team: Option<Team>,
+    threads: usize,
+}
+
+impl NativeExecutor {
+    fn new(program: Arc<Prepared>, threads: usize) -> Result<NativeExecutor, RunError> {
+        let schedule = schedule(&program, threads);
+        let threads = schedule.iter().map(|turn| turn.threads).max().unwrap_or(1);
+        check_owners(&program, &schedule)?;
+        let islands = program.islands.iter().map(|plan| TractIsland::new(plan.clone())).collect::<Result<_, _>>()?;
+        let state = Arc::new(State {
+            arena: Arena::new(program.arena_with_inputs()),
+            schedule,
+            scratch: program.scratch,
+            islands: Mutex::new(islands),
+            error: Mutex::new(None),
+            program: program.clone(),
+        });
+        let team = (threads > 1).then(|| team(&state, threads)).transpose().map_err(|e| RunError(format!("no threads: {e}")))?;
+        let outputs = program.outputs.iter().map(|place| vec![0; program.bytes(place)]).collect();
+        Ok(NativeExecutor { scratch: vec![0; program.scratch], state, outputs, team, threads })
+    }
+
+    /// Hands the outputs over, or says why there are none.
+    fn finish(&mut self, sound: bool) -> Result<(), RunError> {
+        let error = self.state.error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(error) = error {
+            return Err(error);
+        }
+        if !sound {
+            return Err(RunError("internal failure: a thread panicked".to_string()));
+        }
+        for (output, place) in self.outputs.iter_mut().zip(&self.state.program.outputs) {
+            output.copy_from_slice(self.state.bytes(place));
+        }
+        Ok(())
+    }
+}
+
+fn team(state: &Arc<State>, threads: usize) -> std::io::Result<Team> {
+    let scratch: Vec<Mutex<Vec<u8>>> = (0..threads).map(|_| Mutex::new(vec![0; state.scratch])).collect();
+    let state = state.clone();
+    let job = move |member: &Member| {
+        // Each thread has its own: the lock is never waited for.
+        let mut scratch = scratch[member.index].lock().unwrap_or_else(PoisonError::into_inner);
+        state.run(member, &mut scratch);
+    };
+    Team::new(threads, Arc::new(job))
+}
+
+/// Threads of a step must own bytes that follow each other inside the step's output.
+fn check_owners(program: &Prepared, schedule: &[Turn]) -> Result<(), RunError> {
+    for (planned, turn) in program.steps.iter().zip(schedule) {
+        let Action::Kernel { step, write, .. } = &planned.action else { continue };
+        let mut end = 0;
+        for index in 0..turn.threads {
+            let owned = step.owned(share(step.parts(), index, turn.threads));
+            if owned.start < end || owned.end > write.len() {
+                return Err(RunError(format!("step `{}`: threads share bytes {owned:?} of {}", planned.name, write.len())));
+            }
+            end = owned.end;
+        }
+    }
+    Ok(())
+}
+
+impl Executor for NativeExecutor {
+    fn input_mut(&mut self, index: usize) -> &mut [u8] {
+        let range = self.state.program.input(index);
+        // SAFETY: no run is under way while `self` is borrowed, and the slice keeps it borrowed.
+        unsafe { self.state.arena.step([], range).1 }
+    }
+
+    fn input(&self, index: usize) -> &[u8] {
+        self.state.bytes(&Place::Input(index))
+    }
+
+    fn run(&mut self) -> Result<(), RunError> {
+        let sound = match &self.team {
+            Some(team) => team.run(),
+            None => {
+                self.state.run(&Member::alone(), &mut self.scratch);
+                true
+            }
+        };
+        self.finish(sound)
+    }
+
+    fn run_timed(&mut self, each: &mut dyn FnMut(usize, Duration)) -> Result<(), RunError> {
+        for (number, planned) in self.state.program.steps.iter().enumerate() {
+            let start = Instant::now();
+            self.state.step(planned, 0, 1, &mut self.scratch)?;
+            each(number, start.elapsed());
+        }
+        self.finish(true)
+    }
+
+    fn output(&self, index: usize) -> &[u8] {
+        &self.outputs[index]
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_disjoint_and_complete() {
+        for (parts, threads) in [(7, 2), (1, 1), (9, 4), (3, 3)] {
+            let all: Vec<usize> = (0..threads).flat_map(|index| share(parts, index, threads)).collect();
+            assert_eq!(all, (0..parts).collect::<Vec<_>>());
+            assert!(share(parts, threads, threads).is_empty());
+        }
+    }
+}

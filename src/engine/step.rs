@@ -1,0 +1,212 @@
+//! Steps of a prepared program: the kernels behind one interface.
+
+use crate::kernels;
+use std::ops::Range;
+
+/// Most tensors that a step reads.
+pub const READS: usize = 3;
+
+/// One step. It may run on several threads, each with parts of its own.
+pub trait Step: Send + Sync {
+    /// Which kernel runs, for reports.
+    fn describe(&self) -> String;
+
+    /// Parts (rows, mostly) that can be given to different threads.
+    fn parts(&self) -> usize;
+
+    /// Bytes of the output that the writer of these parts owns.
+    fn owned(&self, parts: Range<usize>) -> Range<usize>;
+
+    /// Multiply-accumulates of all parts.
+    fn macs(&self) -> u64 {
+        0
+    }
+
+    /// Bytes of packed weights.
+    fn weight_bytes(&self) -> usize {
+        0
+    }
+
+    /// Bytes of scratch for each thread.
+    fn scratch_bytes(&self) -> usize {
+        0
+    }
+
+    /// Computes `parts`. `inputs` are whole tensors, in the order of the draft's reads; one whose place the output takes is
+    /// empty. `output` is what [`Step::owned`] names.
+    fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], parts: Range<usize>, scratch: &mut [u8]);
+}
+
+/// A kernel whose output may lie where its first operand lies (of a convolution: its residual).
+pub struct InPlace<T> {
+    pub kernel: T,
+    pub in_place: bool,
+}
+
+impl<T> InPlace<T> {
+    /// The operand, unless the output holds it.
+    fn operand<'a>(&self, input: &'a [u8]) -> Option<&'a [u8]> {
+        (!self.in_place).then_some(input)
+    }
+}
+
+/// A kernel that is divided by its output's rows, found in the fields named.
+macro_rules! by_rows {
+    ($($field:ident)*) => {
+        fn describe(&self) -> String {
+            self.$($field.)*describe()
+        }
+
+        fn parts(&self) -> usize {
+            self.$($field.)*output().height
+        }
+
+        fn owned(&self, parts: Range<usize>) -> Range<usize> {
+            self.$($field.)*output().rows(parts)
+        }
+    };
+}
+
+/// What a kernel with weights tells of itself.
+macro_rules! weighted {
+    ($($field:ident)*) => {
+        fn macs(&self) -> u64 {
+            self.$($field.)*macs()
+        }
+
+        fn weight_bytes(&self) -> usize {
+            self.$($field.)*weight_bytes()
+        }
+
+        fn scratch_bytes(&self) -> usize {
+            self.$($field.)*scratch_bytes()
+        }
+    };
+}
+
+/// A convolution, and whether it has a residual.
+pub struct ConvStep {
+    pub conv: InPlace<kernels::Conv>,
+    pub residual: bool,
+}
+
+impl Step for ConvStep {
+    by_rows!(conv kernel);
+    weighted!(conv kernel);
+
+    fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], rows: Range<usize>, scratch: &mut [u8]) {
+        let residual = if self.residual { self.conv.operand(inputs[1]) } else { None };
+        self.conv.kernel.run(inputs[0], output, rows, residual, scratch);
+    }
+}
+
+impl Step for kernels::ConvTranspose {
+    by_rows!();
+    weighted!();
+
+    fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], rows: Range<usize>, scratch: &mut [u8]) {
+        kernels::ConvTranspose::run(self, inputs[0], output, rows, scratch);
+    }
+}
+
+impl Step for kernels::MatMul {
+    fn describe(&self) -> String {
+        kernels::MatMul::describe(self)
+    }
+
+    fn parts(&self) -> usize {
+        kernels::MatMul::parts(self)
+    }
+
+    fn owned(&self, parts: Range<usize>) -> Range<usize> {
+        kernels::MatMul::owned(self, parts)
+    }
+
+    fn macs(&self) -> u64 {
+        kernels::MatMul::macs(self)
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        kernels::MatMul::scratch_bytes(self)
+    }
+
+    fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], parts: Range<usize>, scratch: &mut [u8]) {
+        kernels::MatMul::run(self, inputs[0], inputs[1], output, parts, scratch);
+    }
+}
+
+impl Step for kernels::Add {
+    by_rows!();
+
+    fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], rows: Range<usize>, _: &mut [u8]) {
+        kernels::Add::run(self, inputs[0], inputs[1], output, rows);
+    }
+}
+
+impl Step for InPlace<kernels::Binary> {
+    by_rows!(kernel);
+
+    fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], rows: Range<usize>, _: &mut [u8]) {
+        self.kernel.run(self.operand(inputs[0]), inputs[1], output, rows);
+    }
+}
+
+/// Kernels of one operand that may work in place.
+macro_rules! unary_in_place {
+    ($($type:ty),*) => {$(
+        impl Step for InPlace<$type> {
+            by_rows!(kernel);
+
+            fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], rows: Range<usize>, _: &mut [u8]) {
+                self.kernel.run(self.operand(inputs[0]), output, rows);
+            }
+        }
+    )*};
+}
+
+unary_in_place!(kernels::Table, kernels::Softmax, kernels::LayerNorm);
+
+/// Kernels of one operand.
+macro_rules! unary {
+    ($($type:ty),*) => {$(
+        impl Step for $type {
+            by_rows!();
+
+            fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], rows: Range<usize>, _: &mut [u8]) {
+                <$type>::run(self, inputs[0], output, rows);
+            }
+        }
+    )*};
+}
+
+unary!(kernels::Pool, kernels::Import, kernels::Gather, kernels::CopyInto);
+
+impl Step for kernels::ResizeLinear {
+    by_rows!();
+
+    fn scratch_bytes(&self) -> usize {
+        kernels::ResizeLinear::scratch_bytes(self)
+    }
+
+    fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], rows: Range<usize>, scratch: &mut [u8]) {
+        kernels::ResizeLinear::run(self, inputs[0], output, rows, scratch);
+    }
+}
+
+impl Step for kernels::Export {
+    fn describe(&self) -> String {
+        kernels::Export::describe(self)
+    }
+
+    fn parts(&self) -> usize {
+        kernels::Export::parts(self)
+    }
+
+    fn owned(&self, parts: Range<usize>) -> Range<usize> {
+        kernels::Export::owned(self, parts)
+    }
+
+    fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], parts: Range<usize>, _: &mut [u8]) {
+        kernels::Export::run(self, inputs[0], output, parts);
+    }
+}

@@ -1,0 +1,107 @@
+//! What operators that walk over pixels share: shape checks, runs of contiguous pixels, and loops of fixed length.
+
+use super::conv::equal;
+use super::{Error, Layout};
+use std::ops::Range;
+
+/// Elements that a loop takes at a time: a fixed count, so that short pixels are vectorised too.
+pub(crate) const STEP: usize = 16;
+
+/// Fails unless both layouts are sound and of one shape.
+pub(crate) fn same_shape(expected: &Layout, found: &Layout) -> Result<(), Error> {
+    expected.check()?;
+    found.check()?;
+    equal("height", expected.height, found.height)?;
+    equal("width", expected.width, found.width)?;
+    equal("channels", expected.channels, found.channels)
+}
+
+/// Pixels of a row that are contiguous in every layout: all, or one where some tensor is a slice of a wider one.
+pub(crate) fn run_length(layouts: &[&Layout]) -> usize {
+    if layouts.iter().all(|l| l.channels == l.pixel_stride) { layouts[0].width } else { 1 }
+}
+
+/// Panics unless `rows` are some of the output's and `owned` is as long as the bytes that belong to them.
+pub(crate) fn check_rows(output: &Layout, owned: &[u8], rows: &Range<usize>) {
+    assert!(rows.start < rows.end && rows.end <= output.height, "rows {rows:?} of {}", output.height);
+    assert!(owned.len() >= output.rows(rows.clone()).len(), "output of {} bytes", owned.len());
+}
+
+/// Calls `each(from, to)` with the bytes of every run of contiguous pixels of `rows`: where it starts in `input`, and itself.
+#[inline(always)]
+pub(crate) fn each_run(input: &Layout, output: &Layout, owned: &mut [u8], rows: Range<usize>, mut each: impl FnMut(usize, &mut [u8])) {
+    let base = output.rows(rows.clone()).start;
+    let count = run_length(&[output, input]);
+    for y in rows {
+        for x in (0..output.width).step_by(count) {
+            let to = output.offset(y, x) - base;
+            each(input.offset(y, x), &mut owned[to..to + count * output.channels]);
+        }
+    }
+}
+
+/// Copies the pixels of `rows` from a tensor of the same shape.
+#[inline(always)]
+pub(crate) fn copy_rows(input: &Layout, bytes: &[u8], output: &Layout, owned: &mut [u8], rows: Range<usize>) {
+    each_run(input, output, owned, rows, |from, to| to.copy_from_slice(&bytes[from..from + to.len()]));
+}
+
+/// Up to [`STEP`] elements from `at`, filled up with zeros.
+#[inline(always)]
+pub(crate) fn step_at<T: Copy + Default>(elements: &[T], at: usize) -> [T; STEP] {
+    match elements[at..].first_chunk() {
+        Some(step) => *step,
+        None => {
+            let mut step = [T::default(); STEP];
+            step[..elements.len() - at].copy_from_slice(&elements[at..]);
+            step
+        }
+    }
+}
+
+/// Calls `each(step, at)` on every [`STEP`] bytes, the last ones filled up with zeros. `each` is called at one place only,
+/// so that it is compiled into the loop.
+#[inline(always)]
+pub(crate) fn each_step(bytes: &mut [u8], mut each: impl FnMut(&mut [u8; STEP], usize)) {
+    for at in (0..bytes.len()).step_by(STEP) {
+        let mut step = step_at(bytes, at);
+        each(&mut step, at);
+        match bytes[at..].first_chunk_mut() {
+            Some(bytes) => *bytes = step,
+            None => {
+                let count = bytes.len() - at;
+                bytes[at..].copy_from_slice(&step[..count]);
+            }
+        }
+    }
+}
+
+/// `bytes[i] = f(bytes[i], others[i])`; two slices of one length.
+#[inline(always)]
+pub(crate) fn zip_in_place(bytes: &mut [u8], others: &[u8], f: impl Fn(u8, u8) -> u8) {
+    let each = |step: &mut [u8; STEP], other: &[u8; STEP]| (0..STEP).for_each(|i| step[i] = f(step[i], other[i]));
+    let whole = bytes.len() / STEP * STEP;
+    let steps = bytes.as_chunks_mut::<STEP>().0.iter_mut();
+    steps.zip(others.as_chunks::<STEP>().0).for_each(|(step, other)| each(step, other));
+    if whole < bytes.len() {
+        let mut step = step_at(bytes, whole);
+        each(&mut step, &step_at(others, whole));
+        let count = bytes.len() - whole;
+        bytes[whole..].copy_from_slice(&step[..count]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_and_the_rest_meet_every_element_once() {
+        for count in 0..3 * STEP {
+            let mut bytes: Vec<u8> = (0..count as u8).collect();
+            let others: Vec<u8> = (0..count as u8).map(|i| i * 3).collect();
+            zip_in_place(&mut bytes, &others, |a, b| a.wrapping_add(b));
+            assert_eq!(bytes, (0..count as u8).map(|i| i * 4).collect::<Vec<_>>());
+        }
+    }
+}
