@@ -421,6 +421,10 @@ impl Lowering {
         let (made, residual) = (&self.values[conv.0], &self.values[other.0]);
         let [view] = &made.images[..] else { return None };
         let layout = view.allocated.filter(|_| made.readers == 1 && made.native.is_none() && conv != other)?;
+        // A value with other axes on the same bytes may have readers to come.
+        if self.values.iter().flat_map(|v| &v.images).filter(|v| v.storage == view.storage).count() > 1 {
+            return None;
+        }
         let index = self.records.iter().position(|r| r.writes.contains(&view.storage))?;
         let alone = self.records.iter().skip(index + 1).all(|r| !r.reads.contains(&view.storage) && !r.writes.contains(&view.storage));
         // The roles of the convolution's output: its shape is known under one of these.
@@ -454,8 +458,10 @@ impl Lowering {
     /// its place to begin with, others are copied, brought to the output's scale on the way.
     pub fn concat(&mut self, op: &Operator, inputs: &[Operand], shape: &[usize], roles: &Roles) -> Result<Value, String> {
         let [height, width, channels] = roles.sizes(shape);
-        let parts: Vec<Option<(Value, Layout)>> =
-            inputs.iter().zip(&op.inputs).map(|(i, from)| self.movable(i, *from, op, roles)).collect();
+        // A part that comes twice would be copied within the storage that it was moved to.
+        let once = |input: &&Operand| inputs.iter().filter(|i| i.value == input.value).count() == 1;
+        let part = |(input, from): (&Operand, &QuantizedType)| Some(input).filter(once).and_then(|i| self.movable(i, *from, op, roles));
+        let parts: Vec<Option<(Value, Layout)>> = inputs.iter().zip(&op.inputs).map(part).collect();
         let border = parts.iter().flatten().fold(self.hint, |all, (_, layout)| all.union(layout.border));
         let layout = Layout::new(height, width, channels).with_border(border);
         let storage = self.storage(layout.bytes());
@@ -571,9 +577,11 @@ impl Work {
 }
 
 impl Record {
-    /// True where the step may write where it reads `read`: it looks at each element once, before it writes it.
+    /// True where the step may write where it reads `read`: it looks at each element once, before it writes it, and reads the
+    /// storage nowhere else.
     pub fn may_take(&self, read: usize) -> bool {
         let last = self.layouts.len().saturating_sub(1);
-        matches!(&self.work, Work::Kernel(draft) if draft.in_place(read)) && self.layouts[read] == self.layouts[last]
+        let once = self.reads.iter().filter(|r| **r == self.reads[read]).count() == 1;
+        once && matches!(&self.work, Work::Kernel(draft) if draft.in_place(read)) && self.layouts[read] == self.layouts[last]
     }
 }
