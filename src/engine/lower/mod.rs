@@ -403,6 +403,23 @@ impl Lowering {
         Some(Value(self.values.len() - 1))
     }
 
+    /// The same where the bytes lie so; else of a copy in row-major order.
+    pub fn reviewed_or_copied(
+        &mut self,
+        value: Value,
+        shape: &[usize],
+        keeps_order: bool,
+        change: impl Fn(View) -> Option<View> + Copy,
+    ) -> Option<Value> {
+        if let Some(made) = self.reviewed(value, shape, keeps_order, change) {
+            return Some(made);
+        }
+        let known = &self.values[value.0];
+        let ty = known.quantized.unwrap_or(QuantizedType { scale: 1.0, zero: 0, unsigned: known.unsigned });
+        self.copy(value.0, &Roles::last(known.shape.len()), Border::default(), ty).ok()?;
+        self.reviewed(value, shape, keeps_order, change)
+    }
+
     /// Fuses a sum into the convolution that makes one of its operands, where that operand is read by nobody else and the other
     /// one is there by then.
     pub fn add_residual(&mut self, inputs: &[Operand], quant: AddQuant, op: &Operator) -> Result<Option<Value>, String> {
