@@ -428,6 +428,23 @@ impl Lowering {
         Some(Value(self.values.len() - 1))
     }
 
+    /// The same where the bytes lie so; else of a copy in row-major order.
+    pub fn reviewed_or_copied(
+        &mut self,
+        value: Value,
+        shape: &[usize],
+        keeps_order: bool,
+        change: impl Fn(View) -> Option<View> + Copy,
+    ) -> Option<Value> {
+        if let Some(made) = self.reviewed(value, shape, keeps_order, change) {
+            return Some(made);
+        }
+        let known = &self.values[value.0];
+        let ty = known.quantized.unwrap_or(QuantizedType { scale: 1.0, zero: 0, unsigned: known.unsigned });
+        self.copy(value.0, &Roles::last(known.shape.len()), Border::default(), ty).ok()?;
+        self.reviewed(value, shape, keeps_order, change)
+    }
+
     /// Fuses a sum into the convolution that makes one of its operands, where that operand is read by nobody else and the other
     /// one is there by then.
     pub fn add_residual(&mut self, inputs: &[Operand], quant: AddQuant, op: &Operator) -> Result<Option<Value>, String> {
@@ -446,6 +463,10 @@ impl Lowering {
         let (made, residual) = (&self.values[conv.0], &self.values[other.0]);
         let [view] = &made.images[..] else { return None };
         let layout = view.allocated.filter(|_| made.readers == 1 && made.native.is_none() && conv != other)?;
+        // A value with other axes on the same bytes may have readers to come.
+        if self.values.iter().flat_map(|v| &v.images).filter(|v| v.storage == view.storage).count() > 1 {
+            return None;
+        }
         let index = self.records.iter().position(|r| r.writes.contains(&view.storage))?;
         let alone = self.records.iter().skip(index + 1).all(|r| !r.reads.contains(&view.storage) && !r.writes.contains(&view.storage));
         // The roles of the convolution's output: its shape is known under one of these.
@@ -479,8 +500,10 @@ impl Lowering {
     /// its place to begin with, others are copied, brought to the output's scale on the way.
     pub fn concat(&mut self, op: &Operator, inputs: &[Operand], shape: &[usize], roles: &Roles) -> Result<Value, String> {
         let [height, width, channels] = roles.sizes(shape);
-        let parts: Vec<Option<(Value, Layout)>> =
-            inputs.iter().zip(&op.inputs).map(|(i, from)| self.movable(i, *from, op, roles)).collect();
+        // A part that comes twice would be copied within the storage that it was moved to.
+        let once = |input: &&Operand| inputs.iter().filter(|i| i.value == input.value).count() == 1;
+        let part = |(input, from): (&Operand, &QuantizedType)| Some(input).filter(once).and_then(|i| self.movable(i, *from, op, roles));
+        let parts: Vec<Option<(Value, Layout)>> = inputs.iter().zip(&op.inputs).map(part).collect();
         let border = parts.iter().flatten().fold(self.hint, |all, (_, layout)| all.union(layout.border));
         let layout = Layout::new(height, width, channels).with_border(border);
         let storage = self.storage(layout.bytes());
@@ -596,9 +619,11 @@ impl Work {
 }
 
 impl Record {
-    /// True where the step may write where it reads `read`: it looks at each element once, before it writes it.
+    /// True where the step may write where it reads `read`: it looks at each element once, before it writes it, and reads the
+    /// storage nowhere else.
     pub fn may_take(&self, read: usize) -> bool {
         let last = self.layouts.len().saturating_sub(1);
-        matches!(&self.work, Work::Kernel(draft) if draft.in_place(read)) && self.layouts[read] == self.layouts[last]
+        let once = self.reads.iter().filter(|r| **r == self.reads[read]).count() == 1;
+        once && matches!(&self.work, Work::Kernel(draft) if draft.in_place(read)) && self.layouts[read] == self.layouts[last]
     }
 }
