@@ -87,8 +87,9 @@ impl Prepared {
 
 /// Plans the arena and packs the weights.
 pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Result<NativeProgram, String> {
-    let Lowered { lowering, islands, outputs } = lowered;
+    let Lowered { mut lowering, islands, outputs } = lowered;
     let buffers = buffers(&lowering.storages, &lowering.records, &outputs);
+    let records = std::mem::take(&mut lowering.records);
     let plan = plan::plan(&buffers);
     if let Some((a, b)) = plan::clash(&buffers, &plan) {
         return Err(format!("internal failure: `{}` and `{}` clash in the arena", buffers[a].name, buffers[b].name));
@@ -100,9 +101,10 @@ pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Resu
     };
     let isa = Isa::best();
     let mut steps = Vec::with_capacity(lowering.records.len());
-    for record in &lowering.records {
+    // One by one, so that a step's weights go as soon as they are packed.
+    for record in records {
         let action = match &record.work {
-            Work::Kernel(draft) => kernel(record, &**draft, isa, &plan, &place).map_err(|e| format!("node `{}`: {e}", record.name))?,
+            Work::Kernel(draft) => kernel(&record, &**draft, isa, &plan, &place).map_err(|e| format!("node `{}`: {e}", record.name))?,
             Work::Island(number) => Action::Island {
                 number: *number,
                 reads: record.reads.iter().map(|&r| place(r)).collect(),

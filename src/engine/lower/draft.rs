@@ -1,10 +1,11 @@
 //! Steps whose kernel is not prepared yet: the operator's numbers without its layouts.
 
-use crate::engine::quantized::Operator;
-use crate::engine::quantized::conv::{Conv, Numbers};
+use crate::engine::quantized::conv::Conv;
 use crate::engine::quantized::window::Fitted;
+use crate::engine::quantized::{Array, Operator};
 use crate::engine::step::{ConvStep, InPlace, Step};
 use crate::kernels::{self, AddQuant, Border, Element, Isa, Layout, Order, SLACK};
+use std::sync::Arc;
 
 /// What makes a step once its layouts are settled: those of what it reads, in order, then of what it writes.
 pub trait Draft: Send {
@@ -37,7 +38,9 @@ pub struct ConvDraft {
     pub conv: Conv,
     pub op: Operator,
     pub fitted: Fitted,
-    pub numbers: Numbers,
+    /// Output channels first, unless `depth_first`.
+    pub weights: Arc<Array>,
+    pub depth_first: bool,
     pub residual: Option<AddQuant>,
 }
 
@@ -60,7 +63,11 @@ impl Draft for ConvDraft {
         let pointwise = self.conv.window.kernel.iter().chain(&self.conv.window.stride).all(|&n| n == 1);
         let layouts = if pointwise && turned.len() == layouts.len() { &turned } else { layouts };
         let (input, output) = (layouts[0], layouts[layouts.len() - 1]);
-        let mut params = self.conv.params(&self.op, &self.fitted, [input, output], &self.numbers);
+        let numbers = match self.depth_first {
+            true => self.conv.numbers(&self.op, &self.weights.permuted(&[1, 0])),
+            false => self.conv.numbers(&self.op, &self.weights),
+        };
+        let mut params = self.conv.params(&self.op, &self.fitted, [input, output], &numbers);
         params.residual = self.residual.map(|quant| (quant, layouts[1]));
         let conv = InPlace { kernel: kernels::Conv::prepare(isa, &params)?, in_place };
         Ok(Box::new(ConvStep { conv, residual: self.residual.is_some() }))
