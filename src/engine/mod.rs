@@ -6,6 +6,7 @@
 pub mod arena;
 mod bench;
 mod error;
+mod fused;
 mod infer;
 mod limits;
 mod live;

@@ -4,7 +4,7 @@
 
 use super::arena::Arena;
 use super::error::{RunError, no_panic};
-use super::lower::{Origin, Record, Work};
+use super::lower::{Origin, Record, Work, fuse};
 use super::plan::{self, Buffer, Plan};
 use super::program::{Executor, Memory, Program};
 use super::recognize::Absorbed;
@@ -88,6 +88,7 @@ impl Prepared {
 /// Plans the arena and packs the weights.
 pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Result<NativeProgram, String> {
     let Lowered { mut lowering, islands, outputs } = lowered;
+    fuse::by_rows(&mut lowering, &outputs);
     let buffers = buffers(&lowering.storages, &lowering.records, &outputs);
     let records = std::mem::take(&mut lowering.records);
     let plan = plan::plan(&buffers);

@@ -22,6 +22,11 @@ pub trait Draft: Send {
         None
     }
 
+    /// The same, to look at.
+    fn conv(&self) -> Option<&ConvDraft> {
+        None
+    }
+
     /// False where the step knows its source by strides of its own, so that the source cannot move.
     fn reads_layouts(&self) -> bool {
         true
@@ -45,6 +50,22 @@ pub struct ConvDraft {
 }
 
 impl ConvDraft {
+    /// The kernel for the layouts of input, residual if there is one, and output.
+    pub fn kernel(&self, isa: Isa, layouts: &[Layout]) -> Result<kernels::Conv, kernels::Error> {
+        let numbers = match self.depth_first {
+            true => self.conv.numbers(&self.op, &self.weights.permuted(&[1, 0])),
+            false => self.conv.numbers(&self.op, &self.weights),
+        };
+        let mut params = self.conv.params(&self.op, &self.fitted, [layouts[0], layouts[layouts.len() - 1]], &numbers);
+        params.residual = self.residual.map(|quant| (quant, layouts[1]));
+        kernels::Conv::prepare(isa, &params)
+    }
+
+    /// Zero point of the result, with the residual added where there is one.
+    pub fn output_zero(&self) -> i8 {
+        self.residual.map_or(self.op.output.zero, |quant| quant.output.zero_point)
+    }
+
     pub fn is_depthwise(&self, layouts: &[Layout]) -> bool {
         let groups = self.conv.groups;
         groups > 1 && layouts.first().is_some_and(|l| l.channels == groups) && layouts.last().is_some_and(|l| l.channels == groups)
@@ -62,14 +83,7 @@ impl Draft for ConvDraft {
         let turned: Vec<Layout> = layouts.iter().filter_map(|&layout| turned(layout)).collect();
         let pointwise = self.conv.window.kernel.iter().chain(&self.conv.window.stride).all(|&n| n == 1);
         let layouts = if pointwise && turned.len() == layouts.len() { &turned } else { layouts };
-        let (input, output) = (layouts[0], layouts[layouts.len() - 1]);
-        let numbers = match self.depth_first {
-            true => self.conv.numbers(&self.op, &self.weights.permuted(&[1, 0])),
-            false => self.conv.numbers(&self.op, &self.weights),
-        };
-        let mut params = self.conv.params(&self.op, &self.fitted, [input, output], &numbers);
-        params.residual = self.residual.map(|quant| (quant, layouts[1]));
-        let conv = InPlace { kernel: kernels::Conv::prepare(isa, &params)?, in_place };
+        let conv = InPlace { kernel: self.kernel(isa, layouts)?, in_place };
         Ok(Box::new(ConvStep { conv, residual: self.residual.is_some() }))
     }
 
@@ -78,6 +92,10 @@ impl Draft for ConvDraft {
     }
 
     fn as_conv(&mut self) -> Option<&mut ConvDraft> {
+        Some(self)
+    }
+
+    fn conv(&self) -> Option<&ConvDraft> {
         Some(self)
     }
 }

@@ -8,6 +8,7 @@
 //! before it, a concatenation makes its parts slices of itself.
 
 pub mod draft;
+pub mod fuse;
 pub mod view;
 
 use super::quantized::Kind;
@@ -605,6 +606,14 @@ impl Work {
     fn draft_mut(&mut self) -> Option<&mut Box<dyn Draft>> {
         match self {
             Work::Kernel(draft) => Some(draft),
+            Work::Island(_) => None,
+        }
+    }
+
+    /// The convolution, where it is one.
+    fn conv(&self) -> Option<&draft::ConvDraft> {
+        match self {
+            Work::Kernel(draft) => draft.conv(),
             Work::Island(_) => None,
         }
     }
