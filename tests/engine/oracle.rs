@@ -62,7 +62,7 @@ fn compare(proto: &ModelProto) -> Result<(), TestCaseError> {
             }
         }
     }
-    prop_assert!(native.picture().is_some(), "tract runs it\n{}", picture(proto));
+    prop_assert!(native.picture().is_some() || native.report().engine_nodes.is_empty(), "tract runs it\n{}", picture(proto));
     Ok(())
 }
 
