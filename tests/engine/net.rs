@@ -392,8 +392,11 @@ impl Net {
     fn conv(&mut self, kernel: Option<usize>) -> Option<()> {
         let value = self.pick(|v| v.shape.len() > 2)?;
         let channels = self.values[value].shape[1];
-        let groups =
-            if self.dice.one_in(3) { self.dice.from(&(1..=channels).filter(|g| channels % g == 0).collect::<Vec<_>>()) } else { 1 };
+        let groups = if self.dice.one_in(3) {
+            self.dice.from(&(1..=channels).filter(|g| channels.is_multiple_of(*g)).collect::<Vec<_>>())
+        } else {
+            1
+        };
         let out = groups * (1 + self.dice.below(24 / groups.min(24) + 1));
         let ty = self.some_type();
         self.convolve(value, groups, out, kernel, ty).map(|_| ())
@@ -443,7 +446,7 @@ impl Net {
     fn conv_transpose(&mut self) -> Option<()> {
         let value = self.pick(|v| v.shape.len() > 2)?;
         let shape = self.shape(value);
-        let groups = if shape[1] % 2 == 0 && self.dice.coin() { 2 } else { 1 };
+        let groups = if shape[1].is_multiple_of(2) && self.dice.coin() { 2 } else { 1 };
         let (axes, each) = (shape.len() - 2, 1 + self.dice.below(10));
         let mut draw = |low: usize, n: usize| -> Vec<usize> { (0..axes).map(|_| low + self.dice.below(n)).collect() };
         let (kernel, stride, dilation, extra) = (draw(1, 4), draw(1, 3), draw(1, 2), draw(0, 2));
