@@ -1,5 +1,6 @@
-//! tract as the engine. It runs on one thread, and quantized ONNX groups (QDQ) as float operators between casts; `QLinearConv`,
-//! `QLinearMatMul` and the `*Integer` operators run in int8.
+//! tract: shapes and simplification for every model, islands of what has no kernel of ours, and on request the whole model, on one
+//! thread: as its author wrote it, quantized groups being float operators between casts, or recognised, each operator by its plain
+//! evaluation.
 
 pub mod lowering;
 pub mod operator;
