@@ -19,6 +19,7 @@
 //! | `program` | the boundary to what runs: our executor, or tract alone |
 //! | `report`, `bench` | what `inspect` and `bench` tell |
 
+pub mod affinity;
 pub mod arena;
 mod bench;
 mod error;

@@ -98,7 +98,13 @@ impl Model {
 
     /// A session of its own state and buffers, to be used by one thread at a time. `threads` (at least 1) is an upper bound.
     pub fn session(&self, threads: usize) -> Result<Session, RunError> {
-        Ok(Session { executor: self.0.program.executor(threads.max(1))?, model: self.clone() })
+        self.session_on(threads, &[])
+    }
+
+    /// The same with thread `i` of those that it starts kept on CPU `cores[i]`; the caller's own thread is number 0, and stays
+    /// where it is.
+    pub fn session_on(&self, threads: usize, cores: &[usize]) -> Result<Session, RunError> {
+        Ok(Session { executor: self.0.program.executor(threads.max(1), cores)?, model: self.clone() })
     }
 
     /// The plan of the arena as a picture; `None` where tract alone runs the model.

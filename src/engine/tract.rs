@@ -265,7 +265,7 @@ fn describe(model: &TypedModel, index: usize, declared: &Output) -> Result<Tenso
 }
 
 impl Program for TractProgram {
-    fn executor(&self, _threads: usize) -> Result<Box<dyn Executor>, RunError> {
+    fn executor(&self, _threads: usize, _cores: &[usize]) -> Result<Box<dyn Executor>, RunError> {
         Ok(Box::new(TractIsland::new(self.plan.clone())?.0))
     }
 
