@@ -1,5 +1,6 @@
-//! tract as the engine. It runs on one thread, and quantized ONNX groups (QDQ) as float operators between casts; `QLinearConv`,
-//! `QLinearMatMul` and the `*Integer` operators run in int8.
+//! tract: shapes and simplification for every model, islands of what has no kernel of ours, and on request the whole model, on one
+//! thread: as its author wrote it, quantized groups being float operators between casts, or recognised, each operator by its plain
+//! evaluation.
 
 pub mod lowering;
 pub mod operator;
@@ -91,7 +92,7 @@ pub fn analyse(model: &ModelProto, outputs: &[Output], limits: &Limits) -> Resul
 
 impl Typed {
     /// The model as steps of our own with islands of tract's between them.
-    pub fn lower(&self) -> Result<Lowered, String> {
+    pub fn lower(self) -> Result<Lowered, String> {
         no_panic(|| lowering::lower(&self.model)).and_then(|result| result.map_err(one_line))
     }
 
@@ -264,7 +265,7 @@ fn describe(model: &TypedModel, index: usize, declared: &Output) -> Result<Tenso
 }
 
 impl Program for TractProgram {
-    fn executor(&self, _threads: usize) -> Result<Box<dyn Executor>, RunError> {
+    fn executor(&self, _threads: usize, _cores: &[usize]) -> Result<Box<dyn Executor>, RunError> {
         Ok(Box::new(TractIsland::new(self.plan.clone())?.0))
     }
 
