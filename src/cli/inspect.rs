@@ -9,6 +9,9 @@ pub struct Args {
     /// The `.onnx` file.
     #[arg(value_name = "MODEL")]
     model: PathBuf,
+    /// Draw where every activation lies in the arena, and when.
+    #[arg(long, conflicts_with = "json")]
+    plan: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -18,7 +21,23 @@ pub struct Args {
 
 pub fn main(args: &Args) -> Result<(), Failure> {
     let model = load(&args.model, &args.limits.limits())?;
+    if args.plan {
+        let picture = model.picture().unwrap_or_else(|| "tract alone runs this model: there is no arena".to_string());
+        return output::print(&Plan { picture }, false);
+    }
     output::print(model.report(), args.json)
+}
+
+/// The arena's plan.
+#[derive(serde::Serialize)]
+struct Plan {
+    picture: String,
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.picture.trim_end())
+    }
 }
 
 /// Loads a model for a command.

@@ -6,6 +6,7 @@
 pub mod arena;
 mod bench;
 mod error;
+mod fused;
 mod infer;
 mod limits;
 mod live;
@@ -22,6 +23,7 @@ mod recognize;
 mod report;
 mod report_text;
 mod step;
+mod team;
 mod tract;
 
 pub use bench::{BenchResult, Effort, LayerTime, Layers, bench, layers};

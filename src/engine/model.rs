@@ -52,14 +52,14 @@ impl Model {
 
     /// [`Model::from_bytes`] for another engine.
     pub fn from_bytes_for(bytes: &[u8], name: &str, limits: &Limits, engine: Engine) -> Result<Model, LoadError> {
-        build(bytes, name, None, limits, engine).map_err(|cause| cause.of(name))
+        build_for(engine, |engine| build(bytes.to_vec(), name, None, limits, engine)).map_err(|cause| cause.of(name))
     }
 
     /// The same for another engine.
     pub fn load_for(path: &Path, limits: &Limits, engine: Engine) -> Result<Model, LoadError> {
         let name = path.display().to_string();
-        let read = read(path, limits.max_file).map_err(|cause| cause.of(&name))?;
-        build(&read, &name, path.parent(), limits, engine).map_err(|cause| cause.of(&name))
+        let read = || read(path, limits.max_file);
+        build_for(engine, |engine| build(read()?, &name, path.parent(), limits, engine)).map_err(|cause| cause.of(&name))
     }
 
     /// Loads a model from memory. It cannot have external data. `name` is for errors and the report.
@@ -149,18 +149,29 @@ fn read(path: &Path, limit: Size) -> Result<Vec<u8>, LoadCause> {
     }
 }
 
+/// Builds for `engine`; where our own executor cannot run the model, for tract alone.
+fn build_for(engine: Engine, build: impl Fn(Engine) -> Result<Option<Model>, LoadCause>) -> Result<Model, LoadCause> {
+    if let Some(model) = build(engine)? {
+        return Ok(model);
+    }
+    build(Engine::Tract)?.ok_or_else(|| LoadCause::Engine("no engine runs it".to_string()))
+}
+
 /// The way from bytes to a model: decode, bring in external data, check, settle the borders, prepare, try.
-fn build(bytes: &[u8], name: &str, folder: Option<&Path>, limits: &Limits, engine: Engine) -> Result<Model, LoadCause> {
-    let decoded = Size(wire::decoded_bytes(bytes));
+/// `None` where the engine cannot run it.
+fn build(bytes: Vec<u8>, name: &str, folder: Option<&Path>, limits: &Limits, engine: Engine) -> Result<Option<Model>, LoadCause> {
+    let decoded = Size(wire::decoded_bytes(&bytes));
     if decoded > limits.max_memory {
         return Err(LoadCause::MemoryTooLarge { what: "decoding the file".to_string(), found: decoded, limit: limits.max_memory });
     }
-    let mut digest = Sha256::new_with_prefix(bytes);
-    let mut proto = ModelProto::decode(bytes).map_err(|e| LoadCause::NotOnnx(e.to_string()))?;
+    let mut digest = Sha256::new_with_prefix(&bytes);
+    let mut proto = ModelProto::decode(&bytes[..]).map_err(|e| LoadCause::NotOnnx(e.to_string()))?;
+    let file_bytes = bytes.len() as u64;
+    drop(bytes);
     if let Some(folder) = folder {
         // The parent of a bare file name is the empty path.
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        external::inline(&mut proto, folder, limits.max_file.0.saturating_sub(bytes.len() as u64), |data| digest.update(data))?;
+        external::inline(&mut proto, folder, limits.max_file.0.saturating_sub(file_bytes), |data| digest.update(data))?;
     }
     check::check(&proto, &check::Rules { supports: &tract::supports, max_memory: limits.max_memory })?;
     normalize::normalize(&mut proto)?;
@@ -172,12 +183,12 @@ fn build(bytes: &[u8], name: &str, folder: Option<&Path>, limits: &Limits, engin
     let (ports, shapes) = (typed.outputs.clone(), typed.shapes.clone());
     let outputs: Vec<Port> = ports.into_iter().map(|spec| Port { declared: spec.clone(), native: spec }).collect();
     let digest = hex(&digest.finalize());
-    let Some(program) = program(typed, engine, absorbed)? else { return build(bytes, name, folder, limits, Engine::Tract) };
-    let identity = report::Identity { name, file_bytes: bytes.len() as u64, digest: &digest };
+    let Some(program) = program(typed, engine, absorbed)? else { return Ok(None) };
+    let identity = report::Identity { name, file_bytes, digest: &digest };
     let report = draft.finish(&identity, &inputs, &outputs, &shapes, &*program);
     let model = Model(Arc::new(Inner { name: name.to_string(), digest, inputs, outputs, report, program }));
     model.self_test().map_err(|e| LoadCause::SelfTest(e.0))?;
-    Ok(model)
+    Ok(Some(model))
 }
 
 /// What will run the model; `None` where our own executor cannot.

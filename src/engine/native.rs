@@ -1,19 +1,21 @@
 //! Our own executor: a straight-line program of kernel steps over one arena, with islands that tract runs where there is no
-//! kernel.
+//! kernel. The threads of a session go through the program together, each with its own rows of every step.
+#![allow(unsafe_code, reason = "threads share the arena: the plan and the barriers keep them apart")]
 
 use super::arena::Arena;
 use super::error::{RunError, no_panic};
-use super::lower::{Origin, Record, Work};
+use super::lower::{Origin, Record, Work, fuse};
 use super::plan::{self, Buffer, Plan};
 use super::program::{Executor, Memory, Program};
 use super::recognize::Absorbed;
 use super::report::{EngineNode, Placement};
 use super::step::{READS, Step};
+use super::team::{Member, Team};
 use super::tract::lowering::Lowered;
 use super::tract::{IslandPlan, TractIsland, island_weights};
 use crate::kernels::{self, Isa};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A prepared program.
@@ -53,6 +55,27 @@ struct Prepared {
 }
 
 impl Prepared {
+    /// Where input `index` lies in a session's arena: behind the activations.
+    fn input(&self, index: usize) -> Range<usize> {
+        let aligned = |bytes: usize| bytes.next_multiple_of(plan::ALIGN);
+        let at = self.arena + self.inputs[..index].iter().map(|&bytes| aligned(bytes)).sum::<usize>();
+        at..at + self.inputs[index]
+    }
+
+    fn arena_with_inputs(&self) -> usize {
+        self.inputs.len().checked_sub(1).map_or(self.arena, |last| self.input(last).end)
+    }
+
+    /// Work of a step in multiply-accumulates; a byte moved counts as four.
+    fn cost(&self, planned: &Planned) -> u64 {
+        match &planned.action {
+            Action::Kernel { step, reads, write } => {
+                step.macs() + 4 * (reads.iter().map(|place| self.bytes(place)).sum::<usize>() + write.len()) as u64
+            }
+            Action::Island { .. } => 0,
+        }
+    }
+
     fn bytes(&self, place: &Place) -> usize {
         match place {
             Place::Input(index) => self.inputs[*index],
@@ -64,9 +87,14 @@ impl Prepared {
 
 /// Plans the arena and packs the weights.
 pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Result<NativeProgram, String> {
-    let Lowered { lowering, islands, outputs } = lowered;
+    let Lowered { mut lowering, islands, outputs } = lowered;
+    fuse::by_rows(&mut lowering, &outputs);
     let buffers = buffers(&lowering.storages, &lowering.records, &outputs);
+    let records = std::mem::take(&mut lowering.records);
     let plan = plan::plan(&buffers);
+    if let Some((a, b)) = plan::clash(&buffers, &plan) {
+        return Err(format!("internal failure: `{}` and `{}` clash in the arena", buffers[a].name, buffers[b].name));
+    }
     let place = |storage: usize| match lowering.storages[storage].origin {
         Origin::Input(index) => Place::Input(index),
         Origin::Constant(index) => Place::Constant(index),
@@ -74,9 +102,10 @@ pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Resu
     };
     let isa = Isa::best();
     let mut steps = Vec::with_capacity(lowering.records.len());
-    for record in &lowering.records {
+    // One by one, so that a step's weights go as soon as they are packed.
+    for record in records {
         let action = match &record.work {
-            Work::Kernel(draft) => kernel(record, &**draft, isa, &plan, &place).map_err(|e| format!("node `{}`: {e}", record.name))?,
+            Work::Kernel(draft) => kernel(&record, &**draft, isa, &plan, &place).map_err(|e| format!("node `{}`: {e}", record.name))?,
             Work::Island(number) => Action::Island {
                 number: *number,
                 reads: record.reads.iter().map(|&r| place(r)).collect(),
@@ -151,17 +180,8 @@ fn buffers(storages: &[super::lower::Storage], records: &[Record], outputs: &[us
 }
 
 impl Program for NativeProgram {
-    fn executor(&self, _threads: usize) -> Result<Box<dyn Executor>, RunError> {
-        let program = self.0.clone();
-        let size = |place: &Place| program.bytes(place);
-        Ok(Box::new(NativeExecutor {
-            arena: Arena::new(program.arena),
-            inputs: program.inputs.iter().map(|&bytes| vec![0; bytes]).collect(),
-            outputs: program.outputs.iter().map(|place| vec![0; size(place)]).collect(),
-            scratch: vec![0; program.scratch],
-            islands: program.islands.iter().map(|plan| TractIsland::new(plan.clone())).collect::<Result<_, _>>()?,
-            program,
-        }))
+    fn executor(&self, threads: usize) -> Result<Box<dyn Executor>, RunError> {
+        Ok(Box::new(NativeExecutor::new(self.0.clone(), threads)?))
     }
 
     fn placement(&self, output: &str, op: &str, in_qdq_group: bool) -> Placement {
@@ -208,42 +228,230 @@ impl Program for NativeProgram {
     }
 }
 
-struct NativeExecutor {
+/// What all threads of one session share.
+struct State {
     program: Arc<Prepared>,
+    /// Activations, then the inputs.
     arena: Arena,
-    inputs: Vec<Vec<u8>>,
+    /// Threads of each step, and whether all must meet before it.
+    schedule: Vec<Turn>,
+    scratch: usize,
+    islands: Mutex<Vec<TractIsland>>,
+    error: Mutex<Option<RunError>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Turn {
+    threads: usize,
+    meet: bool,
+}
+
+/// Multiply-accumulates (or the like: see [`Prepared::cost`]) that are worth a thread's coming to a barrier.
+const LEAST_COST: u64 = if cfg!(test) { 1 } else { 1 << 16 };
+
+/// How many of `threads` share each step.
+fn schedule(program: &Prepared, threads: usize) -> Vec<Turn> {
+    let wanted = |step: &Planned| match &step.action {
+        Action::Kernel { step: kernel, .. } => {
+            let worth = usize::try_from(program.cost(step) / LEAST_COST).unwrap_or(usize::MAX);
+            worth.clamp(1, threads).min(kernel.parts())
+        }
+        Action::Island { .. } => 1,
+    };
+    let mut before = 1;
+    let turn = |step| {
+        let threads = wanted(step);
+        let meet = threads > 1 || before > 1;
+        before = threads;
+        Turn { threads, meet }
+    };
+    program.steps.iter().map(turn).collect()
+}
+
+/// The parts that thread `index` of `threads` does.
+fn share(parts: usize, index: usize, threads: usize) -> Range<usize> {
+    if index < threads { parts * index / threads..parts * (index + 1) / threads } else { 0..0 }
+}
+
+impl State {
+    /// One thread's way through the program. An error is left in [`State::error`].
+    fn run(&self, member: &Member, scratch: &mut [u8]) {
+        for (planned, turn) in self.program.steps.iter().zip(&self.schedule) {
+            if turn.meet && !member.meet() {
+                return;
+            }
+            if let Err(error) = self.step(planned, member.index, turn.threads, scratch) {
+                *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                return member.fail();
+            }
+        }
+    }
+
+    fn step(&self, planned: &Planned, index: usize, threads: usize, scratch: &mut [u8]) -> Result<(), RunError> {
+        match &planned.action {
+            Action::Kernel { step, reads, write } => {
+                let parts = share(step.parts(), index, threads);
+                if !parts.is_empty() {
+                    self.kernel(&**step, reads, write, parts, scratch);
+                }
+                Ok(())
+            }
+            Action::Island { number, reads, writes } if index == 0 => self.island(*number, reads, writes),
+            Action::Island { .. } => Ok(()),
+        }
+    }
+
+    fn kernel(&self, step: &dyn Step, reads: &[Place; READS], write: &Range<usize>, parts: Range<usize>, scratch: &mut [u8]) {
+        let ranges = reads.each_ref().map(|place| self.range(place));
+        let owned = step.owned(parts.clone());
+        // SAFETY: `prepare` found that the buffers of a step are apart from each other and from all that live beyond it, and
+        // `executor` that the threads of a step own disjoint bytes; a barrier stands between steps that share any.
+        let (slices, output) = unsafe { self.arena.step(ranges, write.start + owned.start..write.start + owned.end) };
+        let inputs = std::array::from_fn(|i| match &reads[i] {
+            Place::Constant(index) => &self.program.constants[*index][..],
+            Place::Input(_) | Place::Arena(_) => slices[i],
+        });
+        step.run(inputs, output, parts, scratch);
+    }
+
+    /// Bytes of the arena; constants are elsewhere.
+    fn range(&self, place: &Place) -> Range<usize> {
+        match place {
+            Place::Input(index) => self.program.input(*index),
+            Place::Constant(_) => 0..0,
+            Place::Arena(range) => range.clone(),
+        }
+    }
+
+    fn island(&self, number: usize, reads: &[Place], writes: &[Range<usize>]) -> Result<(), RunError> {
+        let mut islands = self.islands.lock().unwrap_or_else(PoisonError::into_inner);
+        let island = &mut islands[number];
+        for (slot, place) in reads.iter().enumerate() {
+            island.input(slot).copy_from_slice(self.bytes(place));
+        }
+        no_panic(|| island.run()).unwrap_or_else(|panic| Err(RunError(panic)))?;
+        for (slot, range) in writes.iter().enumerate() {
+            let bytes = island.output(slot);
+            // SAFETY: one thread runs islands, between two barriers where others have work; it holds no other slice.
+            let (_, target) = unsafe { self.arena.step([], range.clone()) };
+            if bytes.len() != target.len() {
+                return Err(RunError(format!("{} bytes come out of tract, expected {}", bytes.len(), target.len())));
+            }
+            target.copy_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    /// Reads a place while nobody writes it.
+    fn bytes(&self, place: &Place) -> &[u8] {
+        match place {
+            Place::Constant(index) => &self.program.constants[*index],
+            // SAFETY: called between runs, or by the one thread that runs an island, which nobody else's step overlaps.
+            place => unsafe { self.arena.step([self.range(place)], 0..0).0[0] },
+        }
+    }
+}
+
+struct NativeExecutor {
+    state: Arc<State>,
     outputs: Vec<Vec<u8>>,
     scratch: Vec<u8>,
-    islands: Vec<TractIsland>,
+    /// None where one thread does it all.
+    team: Option<Team>,
+    threads: usize,
+}
+
+impl NativeExecutor {
+    fn new(program: Arc<Prepared>, threads: usize) -> Result<NativeExecutor, RunError> {
+        let schedule = schedule(&program, threads);
+        let threads = schedule.iter().map(|turn| turn.threads).max().unwrap_or(1);
+        check_owners(&program, &schedule)?;
+        let islands = program.islands.iter().map(|plan| TractIsland::new(plan.clone())).collect::<Result<_, _>>()?;
+        let state = Arc::new(State {
+            arena: Arena::new(program.arena_with_inputs()),
+            schedule,
+            scratch: program.scratch,
+            islands: Mutex::new(islands),
+            error: Mutex::new(None),
+            program: program.clone(),
+        });
+        let team = (threads > 1).then(|| team(&state, threads)).transpose().map_err(|e| RunError(format!("no threads: {e}")))?;
+        let outputs = program.outputs.iter().map(|place| vec![0; program.bytes(place)]).collect();
+        Ok(NativeExecutor { scratch: vec![0; program.scratch], state, outputs, team, threads })
+    }
+
+    /// Hands the outputs over, or says why there are none.
+    fn finish(&mut self, sound: bool) -> Result<(), RunError> {
+        let error = self.state.error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(error) = error {
+            return Err(error);
+        }
+        if !sound {
+            return Err(RunError("internal failure: a thread panicked".to_string()));
+        }
+        for (output, place) in self.outputs.iter_mut().zip(&self.state.program.outputs) {
+            output.copy_from_slice(self.state.bytes(place));
+        }
+        Ok(())
+    }
+}
+
+fn team(state: &Arc<State>, threads: usize) -> std::io::Result<Team> {
+    let scratch: Vec<Mutex<Vec<u8>>> = (0..threads).map(|_| Mutex::new(vec![0; state.scratch])).collect();
+    let state = state.clone();
+    let job = move |member: &Member| {
+        // Each thread has its own: the lock is never waited for.
+        let mut scratch = scratch[member.index].lock().unwrap_or_else(PoisonError::into_inner);
+        state.run(member, &mut scratch);
+    };
+    Team::new(threads, Arc::new(job))
+}
+
+/// Threads of a step must own bytes that follow each other inside the step's output.
+fn check_owners(program: &Prepared, schedule: &[Turn]) -> Result<(), RunError> {
+    for (planned, turn) in program.steps.iter().zip(schedule) {
+        let Action::Kernel { step, write, .. } = &planned.action else { continue };
+        let mut end = 0;
+        for index in 0..turn.threads {
+            let owned = step.owned(share(step.parts(), index, turn.threads));
+            if owned.start < end || owned.end > write.len() {
+                return Err(RunError(format!("step `{}`: threads share bytes {owned:?} of {}", planned.name, write.len())));
+            }
+            end = owned.end;
+        }
+    }
+    Ok(())
 }
 
 impl Executor for NativeExecutor {
     fn input_mut(&mut self, index: usize) -> &mut [u8] {
-        &mut self.inputs[index]
+        let range = self.state.program.input(index);
+        // SAFETY: no run is under way while `self` is borrowed, and the slice keeps it borrowed.
+        unsafe { self.state.arena.step([], range).1 }
     }
 
     fn input(&self, index: usize) -> &[u8] {
-        &self.inputs[index]
+        self.state.bytes(&Place::Input(index))
     }
 
     fn run(&mut self) -> Result<(), RunError> {
-        let program = self.program.clone();
-        for planned in &program.steps {
-            self.step(planned)?;
-        }
-        self.finish(&program);
-        Ok(())
+        let sound = match &self.team {
+            Some(team) => team.run(),
+            None => {
+                self.state.run(&Member::alone(), &mut self.scratch);
+                true
+            }
+        };
+        self.finish(sound)
     }
 
     fn run_timed(&mut self, each: &mut dyn FnMut(usize, Duration)) -> Result<(), RunError> {
-        let program = self.program.clone();
-        for (number, planned) in program.steps.iter().enumerate() {
+        for (number, planned) in self.state.program.steps.iter().enumerate() {
             let start = Instant::now();
-            self.step(planned)?;
+            self.state.step(planned, 0, 1, &mut self.scratch)?;
             each(number, start.elapsed());
         }
-        self.finish(&program);
-        Ok(())
+        self.finish(true)
     }
 
     fn output(&self, index: usize) -> &[u8] {
@@ -251,67 +459,45 @@ impl Executor for NativeExecutor {
     }
 
     fn threads(&self) -> usize {
-        1
+        self.threads
     }
 }
 
-impl NativeExecutor {
-    fn step(&mut self, planned: &Planned) -> Result<(), RunError> {
-        match &planned.action {
-            Action::Kernel { step, reads, write } => {
-                self.kernel(&**step, reads, write);
-                Ok(())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Limits, Model};
+    use std::path::Path;
+
+    /// Every step is divided here, because tests have no least cost.
+    #[test]
+    fn any_number_of_threads_gives_the_same_bytes() {
+        for name in ["models/digits.onnx", "models/vibration.onnx"] {
+            let model = Model::load(Path::new(env!("CARGO_MANIFEST_DIR")).join(name).as_path(), &Limits::default()).unwrap();
+            let mut alone = model.session(1).unwrap();
+            for threads in 2..=4 {
+                let mut session = model.session(threads).unwrap();
+                // A convolution along one axis has one row, which is not divided.
+                assert_eq!(session.threads(), if name.contains("digits") { threads } else { 1 });
+                for seed in 0..5u8 {
+                    for (i, byte) in alone.input_mut(0).iter_mut().enumerate() {
+                        *byte = (i as u8).wrapping_mul(31).wrapping_add(seed.wrapping_mul(77));
+                    }
+                    session.input_mut(0).copy_from_slice(alone.input(0));
+                    alone.run().unwrap();
+                    session.run().unwrap();
+                    assert_eq!(session.output(0), alone.output(0), "{name} on {threads} threads");
+                }
             }
-            Action::Island { number, reads, writes } => self.island(*number, reads, writes),
         }
     }
 
-    /// Hands the outputs over.
-    fn finish(&mut self, program: &Prepared) {
-        for (output, place) in self.outputs.iter_mut().zip(&program.outputs) {
-            output.copy_from_slice(match place {
-                Place::Input(index) => &self.inputs[*index],
-                Place::Constant(index) => &program.constants[*index],
-                Place::Arena(range) => self.arena.read(range.clone()),
-            });
+    #[test]
+    fn shares_are_disjoint_and_complete() {
+        for (parts, threads) in [(7, 2), (1, 1), (9, 4), (3, 3)] {
+            let all: Vec<usize> = (0..threads).flat_map(|index| share(parts, index, threads)).collect();
+            assert_eq!(all, (0..parts).collect::<Vec<_>>());
+            assert!(share(parts, threads, threads).is_empty());
         }
-    }
-
-    fn kernel(&mut self, step: &dyn Step, reads: &[Place; READS], write: &Range<usize>) {
-        let ranges = reads.each_ref().map(|place| match place {
-            Place::Input(_) | Place::Constant(_) => 0..0,
-            Place::Arena(range) => range.clone(),
-        });
-        let (slices, mut parts) = self.arena.split(ranges);
-        let inputs = std::array::from_fn(|i| match &reads[i] {
-            Place::Input(index) => &self.inputs[*index][..],
-            Place::Constant(index) => &self.program.constants[*index][..],
-            Place::Arena(_) => slices[i],
-        });
-        let all = 0..step.parts();
-        let owned = step.owned(all.clone());
-        let output = parts.take(write.start + owned.start..write.start + owned.end);
-        step.run(inputs, output, all, &mut self.scratch);
-    }
-
-    fn island(&mut self, number: usize, reads: &[Place], writes: &[Range<usize>]) -> Result<(), RunError> {
-        let island = &mut self.islands[number];
-        for (slot, place) in reads.iter().enumerate() {
-            island.input(slot).copy_from_slice(match place {
-                Place::Input(index) => &self.inputs[*index],
-                Place::Constant(index) => &self.program.constants[*index],
-                Place::Arena(range) => self.arena.read(range.clone()),
-            });
-        }
-        no_panic(|| island.run()).unwrap_or_else(|panic| Err(RunError(panic)))?;
-        for (slot, range) in writes.iter().enumerate() {
-            let bytes = island.output(slot);
-            let target = self.arena.write(range.clone());
-            if bytes.len() != target.len() {
-                return Err(RunError(format!("{} bytes come out of tract, expected {}", bytes.len(), target.len())));
-            }
-            target.copy_from_slice(bytes);
-        }
-        Ok(())
     }
 }

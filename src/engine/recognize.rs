@@ -226,13 +226,25 @@ pub fn recognize(model: &mut ModelProto) -> Result<Absorbed, LoadCause> {
             }
         };
         context.types.insert(output.clone(), ty);
-        let recognized = compose(&found, recognized, ty);
+        let recognized = clamped(&context, &found, compose(&found, recognized, ty), ty);
         found.insert(output.clone(), Found { recognized, output: ty });
     }
     let mut absorbed: Absorbed = found.keys().cloned().collect();
+    let bodies = graph.node.iter().any(|node| attribute::graphs(node).next().is_some());
+    let same = identities(&found, |value| bodies || graph.output.iter().any(|o| o.name == value));
+    for (name, _) in found.values_mut().flat_map(|f| &mut f.recognized.inputs) {
+        while let Some(source) = same.get(name) {
+            name.clone_from(source);
+        }
+    }
     for node in &mut graph.node {
         if let Some(new) = node.output.first().and_then(|output| found.remove(output)) {
             *node = to_node(node, new.recognized, new.output)?;
+        }
+        for input in &mut node.input {
+            while let Some(source) = same.get(input) {
+                input.clone_from(source);
+            }
         }
     }
     prune(graph);
@@ -254,6 +266,38 @@ pub fn recognize(model: &mut ModelProto) -> Result<Absorbed, LoadCause> {
 pub struct Found {
     pub recognized: Recognized,
     pub output: QuantizedType,
+}
+
+/// Values that are another value under a new name: by a table that changes nothing. Outputs of the model keep
+/// their names, and so does everything where bodies of `If` and `Scan` may read it.
+fn identities(found: &HashMap<String, Found>, is_output: impl Fn(&str) -> bool) -> HashMap<String, String> {
+    let same = |(name, Found { recognized, output }): (&String, &Found)| match (&recognized.kind, &recognized.inputs[..]) {
+        (Kind::Table(table), [(source, from)]) if from.unsigned == output.unsigned && !is_output(name) => {
+            table.values.iter().copied().eq(i8::MIN..=i8::MAX).then(|| (name.clone(), source.clone()))
+        }
+        _ => None,
+    };
+    found.iter().filter_map(same).collect()
+}
+
+/// A table that only cuts the range (a `Relu` or `Clip` on its own), as the range of the operator before it, where nothing else
+/// reads that one.
+fn clamped(context: &Context, found: &HashMap<String, Found>, recognized: Recognized, output: QuantizedType) -> Recognized {
+    let (Kind::Table(table), [(source, from)]) = (&recognized.kind, &recognized.inputs[..]) else { return recognized };
+    let (Some(&low), Some(&high)) = (table.values.iter().min(), table.values.iter().max()) else { return recognized };
+    let cuts = (i8::MIN..=i8::MAX).zip(&table.values).all(|(v, &to)| v.clamp(low, high) == to);
+    let alone = |value: &str| context.index.consumers(value).len() == 1 && !context.index.is_output(value);
+    let readers = context.index.consumers(source);
+    let dequantized = readers.first().and_then(|(node, _)| node.output.first()).is_some_and(|real| alone(real));
+    if !(cuts && *from == output && alone(source) && dequantized) {
+        return recognized;
+    }
+    let Some(Found { recognized: before, output: made }) = found.get(source).filter(|f| f.output == *from) else { return recognized };
+    debug_assert_eq!(made, from);
+    let mut kind = before.kind.clone();
+    let Some((lowest, highest)) = kind.range_mut() else { return recognized };
+    (*lowest, *highest) = ((*lowest).clamp(low, high), (*highest).clamp(low, high));
+    Recognized { kind, inputs: before.inputs.clone(), weights: before.weights.clone() }
 }
 
 /// Joins tables: one that reads another's result, and an operator whose operands are tables of one value, become one table of that

@@ -1,6 +1,6 @@
 //! The report as a table for people.
 
-use super::report::{NodeReport, PortReport, Report, RunsIn};
+use super::report::{EngineNode, NodeReport, PortReport, Report, RunsIn};
 use crate::config::value::Size;
 use crate::tensor::TensorSpec;
 use std::fmt;
@@ -16,6 +16,8 @@ impl fmt::Display for Report {
         self.warnings.iter().try_for_each(|warning| writeln!(f, "  warning   {warning}"))?;
         writeln!(f)?;
         write_nodes(f, &self.nodes)?;
+        writeln!(f)?;
+        write_steps(f, &self.engine_nodes)?;
         writeln!(f)?;
         self.write_totals(f)
     }
@@ -45,6 +47,16 @@ fn write_nodes(f: &mut fmt::Formatter<'_>, nodes: &[NodeReport]) -> fmt::Result 
     }
     let folded = nodes.iter().filter(|n| n.runs_in == RunsIn::Load).count();
     writeln!(f, "  {folded} more nodes are computed at load")
+}
+
+/// What really runs, in order.
+fn write_steps(f: &mut fmt::Formatter<'_>, steps: &[EngineNode]) -> fmt::Result {
+    writeln!(f, "  {:>4} {:>12} {:>9} {:>9}  kernel, of the node", "step", "MACs", "weights", "moved")?;
+    for (i, step) in steps.iter().enumerate() {
+        let EngineNode { name, op, macs, weight_bytes, activation_bytes } = step;
+        writeln!(f, "  {i:>4} {macs:>12} {weight_bytes:>9} {activation_bytes:>9}  {op}, {}", tail(name, 60))?;
+    }
+    Ok(())
 }
 
 /// The last `width` characters: exporters put what tells nodes apart at the end.

@@ -91,7 +91,7 @@ pub fn analyse(model: &ModelProto, outputs: &[Output], limits: &Limits) -> Resul
 
 impl Typed {
     /// The model as steps of our own with islands of tract's between them.
-    pub fn lower(&self) -> Result<Lowered, String> {
+    pub fn lower(self) -> Result<Lowered, String> {
         no_panic(|| lowering::lower(&self.model)).and_then(|result| result.map_err(one_line))
     }
 

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Wide: the same tile, `acc += vpmaddwd(x, w)` on 16-bit pairs, exact for every weight. Lanes are ordered so that the
-//! packs of the epilogue, which interleave 128-bit halves, leave channels in order. Depthwise: see [`depthwise`].
+//! packs of the epilogue, which interleave 128-bit halves, leave channels in order. What is not dense lies in files of its own.
 //!
 //! Every loop works on raw pointers after one check of the whole strip ([`Strip::check`], [`Depthwise::check`]).
 
@@ -26,6 +26,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 mod depthwise;
+mod elementwise;
 mod winograd;
 
 /// Proof that the CPU has AVX2.
@@ -63,7 +64,7 @@ impl Kernel for Avx2 {
     fn widen(self, bytes: &[u8], wide: &mut [u8]) {
         assert_eq!(bytes.len() * 2, wide.len());
         // SAFETY: `self` proves AVX2; the lengths were compared.
-        unsafe { widen_bytes(bytes, wide) }
+        unsafe { elementwise::widen_bytes(bytes, wide) }
     }
 
     fn add(self, quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
@@ -73,8 +74,16 @@ impl Kernel for Avx2 {
         let whole = output.len() / 16 * 16;
         assert!(a.len() == output.len() && b.len() == output.len());
         // SAFETY: `self` proves AVX2; the lengths were compared.
-        unsafe { add_bytes(quant, &a[..whole], &b[..whole], &mut output[..whole]) };
+        unsafe { elementwise::add_bytes(quant, &a[..whole], &b[..whole], &mut output[..whole]) };
         Portable.add(quant, &a[whole..], &b[whole..], &mut output[whole..]);
+    }
+
+    fn table(self, table: &[u8; 256], input: Option<&[u8]>, output: &mut [u8]) {
+        let whole = output.len() / 32 * 32;
+        assert!(input.is_none_or(|input| input.len() == output.len()));
+        // SAFETY: `self` proves AVX2; the lengths were compared.
+        unsafe { elementwise::look_up(table, input.map(|input| &input[..whole]), &mut output[..whole]) };
+        Portable.table(table, input.map(|input| &input[whole..]), &mut output[whole..]);
     }
 
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
@@ -84,6 +93,15 @@ impl Kernel for Avx2 {
         dw.check(input, output, &rows);
         // SAFETY: `self` proves AVX2; the buffers were checked.
         unsafe { depthwise::rows(dw, input, output, rows) }
+    }
+
+    fn compiled<R>(self, f: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx2")]
+        fn call<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        // SAFETY: `self` proves AVX2.
+        unsafe { call(f) }
     }
 
     const WINOGRAD: bool = true;
@@ -112,53 +130,6 @@ fn peak(iterations: usize) -> usize {
     let sum = acc.into_iter().fold(_mm256_setzero_si256(), |s, a| _mm256_add_epi32(s, a));
     std::hint::black_box(_mm256_extract_epi32::<0>(sum));
     iterations * CHAINS * 32
-}
-
-/// Bytes to 16-bit numbers.
-///
-/// # Safety
-/// `wide` is twice as long as `bytes`.
-#[target_feature(enable = "avx2")]
-unsafe fn widen_bytes(bytes: &[u8], wide: &mut [u8]) {
-    let whole = bytes.len() / 16 * 16;
-    for at in (0..whole).step_by(16) {
-        // SAFETY: `at + 16 <= bytes.len()`, and `wide` is twice as long.
-        unsafe {
-            let x = _mm_loadu_si128(bytes.as_ptr().add(at).cast());
-            _mm256_storeu_si256(wide.as_mut_ptr().add(2 * at).cast(), _mm256_cvtepu8_epi16(x));
-        }
-    }
-    for (&byte, pair) in bytes[whole..].iter().zip(wide[2 * whole..].chunks_exact_mut(2)) {
-        pair.copy_from_slice(&u16::from(byte).to_le_bytes());
-    }
-}
-
-/// The sum of two tensors, 16 elements at a time.
-///
-/// # Safety
-/// Three slices of one length, a multiple of 16.
-#[target_feature(enable = "avx2")]
-unsafe fn add_bytes(quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
-    let finish = Finish::new(&quant.output);
-    let zeros = [quant.a_zero, quant.b_zero].map(|zero| i32::from(store(zero)));
-    let (a_zero, b_zero) = (_mm256_set1_epi32(zeros[0]), _mm256_set1_epi32(zeros[1]));
-    let (a_ratio, b_ratio) = (_mm256_set1_ps(quant.a_ratio), _mm256_set1_ps(quant.b_ratio));
-    for at in (0..output.len()).step_by(16) {
-        let mut sums = [_mm256_setzero_si256(); 2];
-        for (half, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: eight bytes from `at + 8 * half` are inside all three.
-            let (a, b) = unsafe {
-                let at = at + 8 * half;
-                (_mm_loadl_epi64(a.as_ptr().add(at).cast()), _mm_loadl_epi64(b.as_ptr().add(at).cast()))
-            };
-            let a = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(a), a_zero));
-            let b = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(b), b_zero));
-            *sum = _mm256_cvtps_epi32(_mm256_add_ps(_mm256_mul_ps(a, a_ratio), _mm256_mul_ps(b, b_ratio)));
-        }
-        let bytes = finish.four_of_eight([sums[0], sums[1], sums[0], sums[1]]);
-        // SAFETY: 16 bytes from `at` are inside.
-        unsafe { _mm_storeu_si128(output.as_mut_ptr().add(at).cast(), _mm256_castsi256_si128(bytes)) };
-    }
 }
 
 // ---------------------------------------------------------------------------------------------------------- epilogue
@@ -327,7 +298,7 @@ unsafe fn pixels<const VECTORS: usize>(strip: &mut Strip<'_>) {
     let output = strip.output.as_mut_ptr();
     let residual = strip.residual.as_ref().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
     let all_wide = shared.narrow.0.is_empty();
-    let plain = shared.add.is_none() && shared.columns == VECTORS * 8;
+    let full = shared.columns == VECTORS * 8;
     let (height, width) = strip.rows();
     for y in 0..height {
         let window = strip.windows.base + y * strip.windows.step_y;
@@ -341,7 +312,7 @@ unsafe fn pixels<const VECTORS: usize>(strip: &mut Strip<'_>) {
             };
             let mut left = width;
             while left > 0 {
-                left -= match plain {
+                left -= match full {
                     true => next_tile::<VECTORS, true>(&shared, &mut at, left, all_wide),
                     false => next_tile::<VECTORS, false>(&shared, &mut at, left, all_wide),
                 };
@@ -365,7 +336,7 @@ struct At {
 /// As [`tile`].
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn next_tile<const VECTORS: usize, const PLAIN: bool>(
+unsafe fn next_tile<const VECTORS: usize, const FULL: bool>(
     shared: &Shared<'_, VECTORS>,
     at: &mut At,
     left: usize,
@@ -374,13 +345,13 @@ unsafe fn next_tile<const VECTORS: usize, const PLAIN: bool>(
     // SAFETY: the function's contract; no tile is larger than what is left.
     unsafe {
         match (VECTORS, left) {
-            (1, 8..) => tile::<VECTORS, PLAIN, 8>(shared, at),
-            (2, 6 | 11..) if all_wide => tile::<VECTORS, PLAIN, 6>(shared, at),
-            (2, 5 | 9 | 10 | 13..) => tile::<VECTORS, PLAIN, 5>(shared, at),
-            (2, 3 | 6) => tile::<VECTORS, PLAIN, 3>(shared, at),
-            (_, 4..) => tile::<VECTORS, PLAIN, 4>(shared, at),
-            (_, 2..) => tile::<VECTORS, PLAIN, 2>(shared, at),
-            _ => tile::<VECTORS, PLAIN, 1>(shared, at),
+            (1, 8..) => tile::<VECTORS, FULL, 8>(shared, at),
+            (2, 6 | 11..) if all_wide => tile::<VECTORS, FULL, 6>(shared, at),
+            (2, 5 | 9 | 10 | 13..) => tile::<VECTORS, FULL, 5>(shared, at),
+            (2, 3 | 6) => tile::<VECTORS, FULL, 3>(shared, at),
+            (_, 4..) => tile::<VECTORS, FULL, 4>(shared, at),
+            (_, 2..) => tile::<VECTORS, FULL, 2>(shared, at),
+            _ => tile::<VECTORS, FULL, 1>(shared, at),
         }
     }
 }
@@ -388,10 +359,10 @@ unsafe fn next_tile<const VECTORS: usize, const PLAIN: bool>(
 /// One register tile: the next `PIXELS` pixels. Moves `at` behind them and returns how many they were.
 ///
 /// # Safety
-/// As [`pixels`]; the row has `PIXELS` pixels left; `PLAIN` only without a residual and with all columns.
+/// As [`pixels`]; the row has `PIXELS` pixels left; `FULL` only with all columns.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile<const VECTORS: usize, const PLAIN: bool, const PIXELS: usize>(shared: &Shared<'_, VECTORS>, at: &mut At) -> usize {
+unsafe fn tile<const VECTORS: usize, const FULL: bool, const PIXELS: usize>(shared: &Shared<'_, VECTORS>, at: &mut At) -> usize {
     let mut acc = [shared.bias; PIXELS];
     // SAFETY: groups stay inside the window's span, `columns` bytes at every pixel and residual are there: all of it was
     // checked for every pixel of the strip. Positions may move one past the row's end, which is never read.
@@ -402,7 +373,8 @@ unsafe fn tile<const VECTORS: usize, const PLAIN: bool, const PIXELS: usize>(sha
         if !shared.wide.0.is_empty() {
             wide(shared.wide.0, shared.wide.1, &windows(at.window, shared.steps[0] * 2), &mut acc);
         }
-        match shared.add.filter(|_| !PLAIN) {
+        let columns = if FULL { VECTORS * 8 } else { shared.columns };
+        match shared.add {
             None => {
                 for acc in &mut acc {
                     for (acc, &scale) in acc.iter_mut().zip(&shared.scale) {
@@ -412,12 +384,12 @@ unsafe fn tile<const VECTORS: usize, const PLAIN: bool, const PIXELS: usize>(sha
             }
             Some(add) => {
                 for (p, acc) in acc.iter_mut().enumerate() {
-                    let other = get(at.residual.add(p * shared.steps[2]), shared.columns);
+                    let other = others(at.residual.add(p * shared.steps[2]), columns);
                     *acc = plus(add, shared.quant, *acc, shared.scale, other);
                 }
             }
         }
-        emit(&shared.finish, acc, at.pixel, shared.steps[1], if PLAIN { VECTORS * 8 } else { shared.columns });
+        emit(&shared.finish, acc, at.pixel, shared.steps[1], columns);
         at.bytes = at.bytes.wrapping_add(PIXELS * shared.steps[0]);
         at.window = at.window.wrapping_add(PIXELS * shared.steps[0] * 2);
         at.pixel = at.pixel.wrapping_add(PIXELS * shared.steps[1]);
@@ -597,6 +569,64 @@ unsafe fn wide<const VECTORS: usize, const PIXELS: usize>(
     }
 }
 
+/// `columns` bytes of a residual as 32-bit numbers in the order of the lanes: one vector holds channels 0 to 7, two hold 0-3,
+/// 8-11 and 4-7, 12-15.
+///
+/// # Safety
+/// They are readable; `columns <= VECTORS * 8`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn others<const VECTORS: usize>(from: *const u8, columns: usize) -> [__m256i; VECTORS] {
+    const Z: i8 = -1;
+    // SAFETY: the function's contract.
+    let bytes = unsafe {
+        match (VECTORS, columns) {
+            (2, 16) => _mm256_broadcastsi128_si256(_mm_loadu_si128(from.cast())),
+            (1, 8) => _mm256_set1_epi64x(from.cast::<i64>().read_unaligned()),
+            _ => _mm256_broadcastsi128_si256(get(from, columns)),
+        }
+    };
+    let high = if VECTORS == 2 { 8 } else { 4 };
+    std::array::from_fn(|v| {
+        let (a, b) = (4 * v as i8, 4 * v as i8 + high);
+        let lanes = _mm256_setr_epi8(
+            a,
+            Z,
+            Z,
+            Z,
+            a + 1,
+            Z,
+            Z,
+            Z,
+            a + 2,
+            Z,
+            Z,
+            Z,
+            a + 3,
+            Z,
+            Z,
+            Z,
+            b,
+            Z,
+            Z,
+            Z,
+            b + 1,
+            Z,
+            Z,
+            Z,
+            b + 2,
+            Z,
+            Z,
+            Z,
+            b + 3,
+            Z,
+            Z,
+            Z,
+        );
+        _mm256_shuffle_epi8(bytes, lanes)
+    })
+}
+
 /// The convolution's own value, requantized, plus the residual: whole numbers in the sum's scale, zero point not yet added.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -605,20 +635,17 @@ fn plus<const VECTORS: usize>(
     quant: &OutputQuant,
     acc: [__m256i; VECTORS],
     scale: [__m256; VECTORS],
-    other: __m128i,
+    others: [__m256i; VECTORS],
 ) -> [__m256i; VECTORS] {
     let (low, high) = quant.bounds();
     let zero = _mm256_set1_epi32(i32::from(store(add.b_zero)));
     let (a_ratio, b_ratio) = (_mm256_set1_ps(add.a_ratio), _mm256_set1_ps(add.b_ratio));
-    // Two vectors hold channels 0-3, 8-11 and 4-7, 12-15; one holds 0-7.
-    let other = if VECTORS == 2 { _mm_shuffle_epi32::<0b11_01_10_00>(other) } else { other };
-    let others = [other, _mm_unpackhi_epi64(other, other)];
     let mut sums = [_mm256_setzero_si256(); VECTORS];
     for v in 0..VECTORS {
         let own = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[v]), scale[v]);
         let own = _mm256_min_ps(_mm256_max_ps(own, _mm256_set1_ps(low)), _mm256_set1_ps(high));
         let own = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(own);
-        let other = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(others[v]), zero));
+        let other = _mm256_cvtepi32_ps(_mm256_sub_epi32(others[v], zero));
         let sum = _mm256_add_ps(_mm256_mul_ps(own, a_ratio), _mm256_mul_ps(other, b_ratio));
         sums[v] = _mm256_cvtps_epi32(sum);
     }

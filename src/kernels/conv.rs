@@ -231,8 +231,21 @@ pub(crate) trait Kernel: Copy {
             *out = store(quant.apply(load(a), load(b)));
         }
     }
+    /// `table[byte]` for each byte of `input`, or of `output` itself; slices of one length.
+    #[inline(always)]
+    fn table(self, table: &[u8; 256], input: Option<&[u8]>, output: &mut [u8]) {
+        match input {
+            Some(input) => output.iter_mut().zip(input).for_each(|(out, &byte)| *out = table[usize::from(byte)]),
+            None => output.iter_mut().for_each(|byte| *byte = table[usize::from(*byte)]),
+        }
+    }
     /// Rows `rows` of a depthwise convolution. `output` are the bytes those rows own.
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>);
+    /// Calls `f`, which is compiled with this instruction set where it is inlined: for loops in plain Rust.
+    #[inline(always)]
+    fn compiled<R>(self, f: impl FnOnce() -> R) -> R {
+        f()
+    }
     /// Whether there is a [`Kernel::winograd`].
     const WINOGRAD: bool = false;
     /// A 3x3 convolution in Winograd's form.

@@ -4,12 +4,13 @@
 //!
 //! ```text
 //!   any window:       [lane block][tap pair][lane][2]      taps in row order; an odd last tap pairs with a zero weight
-//!   square, small:    [lane block][phase][row pair][kernel column][lane][2]
+//!   square, small:    [unit][phase][row pair][kernel column][lane][2]
 //! ```
 //!
 //! The second form is for windows of 3x3 and 5x5 with stride 1 or 2. Input rows 2p and 2p + 1 of a group are widened and
 //! interleaved once and serve every kernel column and several output rows. An output row whose window starts on the first row
-//! of a pair is in phase 0, on the second (stride 1 only) in phase 1; kernel rows without a partner meet zero weights.
+//! of a pair is in phase 0, on the second (stride 1 only) in phase 1; kernel rows without a partner meet zero weights. A unit is
+//! a lane block, or two of them for 3x3 (see [`wide_units`]), whose 16 lanes are then in the order of [`WIDE_ORDER`].
 
 use super::conv::ConvParams;
 use super::pack::{Aligned, Columns, folded_bias, is_loud};
@@ -135,6 +136,14 @@ pub(crate) const fn pairs_per_row(kernel: usize) -> usize {
     kernel.div_ceil(PAIR_ROWS)
 }
 
+/// Channels of two lane blocks as x86 interleaves them: its unpacks work on 128-bit halves.
+pub(crate) const WIDE_ORDER: [usize; 2 * DW_LANES] = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15];
+
+/// How many units of two lane blocks come first; the weights of wider windows would not fit the registers.
+pub(crate) const fn wide_units(kernel: usize, channels: usize) -> usize {
+    if kernel == 3 { channels / (2 * DW_LANES) } else { 0 }
+}
+
 fn sliding(params: &ConvParams, weights: &[Vec<i16>], padded: usize) -> Vec<i16> {
     let kernel = params.kernel[0];
     let weight = |channel: usize, ky: Option<usize>, kx: usize| {
@@ -142,13 +151,16 @@ fn sliding(params: &ConvParams, weights: &[Vec<i16>], padded: usize) -> Vec<i16>
         ky.zip(weights.get(channel)).map_or(0, |(ky, w)| w[ky * kernel + kx])
     };
     let mut out = Vec::new();
-    for block in (0..padded).step_by(DW_LANES) {
+    let mut unit = |channels: &[usize]| {
         for phase in (0..PAIR_ROWS).step_by(params.stride[0]) {
             for (pair, kx) in (0..pairs_per_row(kernel)).flat_map(|pair| (0..kernel).map(move |kx| (pair, kx))) {
                 let ky = |row: usize| (PAIR_ROWS * pair + row).checked_sub(phase);
-                out.extend((block..block + DW_LANES).flat_map(|c| [weight(c, ky(0), kx), weight(c, ky(1), kx)]));
+                out.extend(channels.iter().flat_map(|&c| [weight(c, ky(0), kx), weight(c, ky(1), kx)]));
             }
         }
-    }
+    };
+    let wide = wide_units(kernel, params.output.channels) * 2 * DW_LANES;
+    (0..wide).step_by(2 * DW_LANES).for_each(|first| unit(&WIDE_ORDER.map(|c| first + c)));
+    (wide..padded).step_by(DW_LANES).for_each(|first| unit(&std::array::from_fn::<_, DW_LANES, _>(|c| first + c)));
     out
 }

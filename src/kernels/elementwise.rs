@@ -52,6 +52,7 @@ impl Add {
 /// Any function of one int8 value: activations, chains of them, a change of scale.
 #[derive(Clone, Debug)]
 pub struct Table {
+    isa: Isa,
     /// By the input's byte, the output's byte.
     bytes: Box<[u8; 256]>,
     input: Layout,
@@ -64,7 +65,7 @@ impl Table {
     pub fn prepare(values: &[i8; 256], output_zero: i8, input: Layout, output: Layout) -> Result<Table, Error> {
         same_shape(&input, &output)?;
         let bytes = std::array::from_fn(|byte| store(values[(i32::from(load(byte as u8)) + 128) as usize]));
-        Ok(Table { bytes: Box::new(bytes), input, output, border: store(output_zero) })
+        Ok(Table { isa: Isa::best(), bytes: Box::new(bytes), input, output, border: store(output_zero) })
     }
 
     /// Placement of the result.
@@ -87,13 +88,8 @@ impl Table {
                 let length = count * self.output.channels;
                 let to = self.output.offset(y, x) - base;
                 let out = &mut output[to..to + length];
-                match input {
-                    Some(input) => {
-                        let from = &input[self.input.offset(y, x)..][..length];
-                        out.iter_mut().zip(from).for_each(|(out, &byte)| *out = self.bytes[usize::from(byte)]);
-                    }
-                    None => out.iter_mut().for_each(|byte| *byte = self.bytes[usize::from(*byte)]),
-                }
+                let from = input.map(|input| &input[self.input.offset(y, x)..][..length]);
+                with_kernel!(self.isa, k => k.table(&self.bytes, from, out));
             }
         }
         self.output.fill_border(rows, output, self.border);

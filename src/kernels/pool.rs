@@ -1,7 +1,7 @@
 //! Max and average pooling; a global pool is a window as large as the tensor.
 
-use super::conv::{equal, positive};
-use super::{Error, Layout, OutputQuant, check_multiplier, store, widen};
+use super::conv::{Kernel, equal, positive};
+use super::{Error, FLIP, Isa, Layout, OutputQuant, check_multiplier, store, widen, with_kernel};
 use std::ops::Range;
 
 /// What becomes of a window.
@@ -37,11 +37,12 @@ pub struct PoolParams {
 /// A pooling operator, checked.
 #[derive(Clone, Debug)]
 pub struct Pool {
+    isa: Isa,
     params: PoolParams,
 }
 
 /// Channels that are reduced at a time.
-const LANES: usize = 16;
+const LANES: usize = 32;
 
 impl Pool {
     pub fn prepare(params: &PoolParams) -> Result<Pool, Error> {
@@ -68,7 +69,7 @@ impl Pool {
             check_multiplier(*ratio / count as f32)?;
             quant.check()?;
         }
-        Ok(Pool { params: *params })
+        Ok(Pool { isa: Isa::best(), params: *params })
     }
 
     /// Placement of the result.
@@ -86,9 +87,15 @@ impl Pool {
 
     /// Computes output rows `rows`; buffers as in the module's contract.
     pub fn run(&self, input: &[u8], output: &mut [u8], rows: Range<usize>) {
+        with_kernel!(self.isa, k => k.compiled(|| self.run_rows(input, output, rows.clone())));
+        self.params.output.fill_border(rows, output, store(self.params.output_zero));
+    }
+
+    #[inline(always)]
+    fn run_rows(&self, input: &[u8], output: &mut [u8], rows: Range<usize>) {
         let p = &self.params;
         let base = p.output.rows(rows.clone()).start;
-        for y in rows.clone() {
+        for y in rows {
             let window_rows = clip(y, p.stride[0], p.kernel[0], p.pad[0], p.input.height);
             for x in 0..p.output.width {
                 let window = Window { rows: window_rows.clone(), columns: clip(x, p.stride[1], p.kernel[1], p.pad[1], p.input.width) };
@@ -96,46 +103,68 @@ impl Pool {
                 self.pixel(input, &window, &mut output[to..to + p.output.channels]);
             }
         }
-        p.output.fill_border(rows, output, store(p.output_zero));
     }
 
+    #[inline(always)]
     fn pixel(&self, input: &[u8], window: &Window, output: &mut [u8]) {
-        for (i, out) in output.chunks_mut(LANES).enumerate() {
-            match self.params.kind {
-                PoolKind::Max => self.max(input, window, i * LANES, out),
-                PoolKind::Average { input_zero, ratio, count_padding, quant } => {
-                    let taps = window.rows.len() * window.columns.len();
-                    let count = if count_padding { self.params.kernel[0] * self.params.kernel[1] } else { taps.max(1) };
-                    let start = -widen(store(input_zero)) * taps as i32;
-                    let sums = self.sums(input, window, i * LANES, out.len(), start);
-                    let multiplier = ratio / count as f32;
-                    out.iter_mut().zip(sums).for_each(|(out, sum)| *out = store(quant.finish(sum as f32 * multiplier)));
-                }
+        let mut chunks = output.chunks_exact_mut(LANES);
+        for (i, out) in chunks.by_ref().enumerate() {
+            // A whole chunk: its length is known where loops over it are compiled.
+            let out: &mut [u8; LANES] = out.try_into().expect("chunks of this length");
+            self.reduce(input, window, i * LANES, out);
+        }
+        let (rest, done) = (chunks.into_remainder(), self.params.output.channels / LANES * LANES);
+        for (i, out) in rest.chunks_mut(LANES / 4).enumerate() {
+            let first = done + i * LANES / 4;
+            match <&mut [u8; LANES / 4]>::try_from(&mut *out) {
+                Ok(out) => self.reduce(input, window, first, out),
+                Err(_) => out.iter_mut().enumerate().for_each(|(i, out)| self.reduce(input, window, first + i, std::array::from_mut(out))),
             }
         }
     }
 
-    /// Channels from `first` at every tap of the window.
+    /// Channels `first..first + N` of one window.
     #[inline(always)]
-    fn taps<'a>(&self, input: &'a [u8], window: &Window, first: usize, count: usize) -> impl Iterator<Item = &'a [u8]> {
-        let (layout, columns) = (self.params.input, window.columns.clone());
-        let taps = window.rows.clone().flat_map(move |y| columns.clone().map(move |x| layout.offset(y, x) + first));
-        taps.map(move |at| &input[at..at + count])
+    fn reduce<const N: usize>(&self, input: &[u8], window: &Window, first: usize, out: &mut [u8; N]) {
+        match self.params.kind {
+            PoolKind::Max => *out = self.max(input, window, first),
+            PoolKind::Average { input_zero, ratio, count_padding, quant } => {
+                let taps = window.rows.len() * window.columns.len();
+                let count = if count_padding { self.params.kernel[0] * self.params.kernel[1] } else { taps.max(1) };
+                let start = -widen(store(input_zero)) * taps as i32;
+                let sums = self.sums(input, window, first, start);
+                let multiplier = ratio / count as f32;
+                *out = sums.map(|sum: i32| store(quant.finish(sum as f32 * multiplier)));
+            }
+        }
     }
 
-    fn max(&self, input: &[u8], window: &Window, first: usize, out: &mut [u8]) {
-        let mut best = [i8::MIN; LANES];
-        for tap in self.taps(input, window, first, out.len()) {
-            best.iter_mut().zip(tap).for_each(|(best, &byte)| *best = (*best).max(super::load(byte)));
+    /// Calls `each` with the `N` channels from `first` at every tap of the window.
+    #[inline(always)]
+    fn taps<const N: usize>(&self, input: &[u8], window: &Window, first: usize, mut each: impl FnMut(&[u8; N])) {
+        let layout = &self.params.input;
+        for y in window.rows.clone() {
+            let start = layout.offset(y, window.columns.start) + first;
+            for x in 0..window.columns.len() {
+                let at = start + x * layout.pixel_stride;
+                each(input[at..at + N].try_into().expect("a slice of this length"));
+            }
         }
-        out.iter_mut().zip(best).for_each(|(out, best)| *out = store(best));
     }
 
-    fn sums(&self, input: &[u8], window: &Window, first: usize, count: usize, start: i32) -> [i32; LANES] {
-        let mut sums = [start; LANES];
-        for tap in self.taps(input, window, first, count) {
-            sums.iter_mut().zip(tap).for_each(|(sum, &byte)| *sum += widen(byte));
-        }
+    #[inline(always)]
+    fn max<const N: usize>(&self, input: &[u8], window: &Window, first: usize) -> [u8; N] {
+        // With the top bit flipped, bytes are in the order of their values.
+        const ORDER: u8 = FLIP ^ 0x80;
+        let mut best = [0; N];
+        self.taps(input, window, first, |tap: &[u8; N]| best = std::array::from_fn(|i| best[i].max(tap[i] ^ ORDER)));
+        best.map(|byte| byte ^ ORDER)
+    }
+
+    #[inline(always)]
+    fn sums<const N: usize>(&self, input: &[u8], window: &Window, first: usize, start: i32) -> [i32; N] {
+        let mut sums = [start; N];
+        self.taps(input, window, first, |tap: &[u8; N]| sums = std::array::from_fn(|i| sums[i] + widen(tap[i])));
         sums
     }
 }

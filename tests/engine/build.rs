@@ -81,6 +81,24 @@ pub fn with_int(mut node: NodeProto, name: &str, i: i64) -> NodeProto {
     node
 }
 
+/// Adds an attribute that is a number.
+pub fn with_float(mut node: NodeProto, name: &str, f: f32) -> NodeProto {
+    node.attribute.push(AttributeProto { name: name.to_string(), r#type: 1, f, ..AttributeProto::default() });
+    node
+}
+
+/// Adds an attribute that is a text.
+pub fn with_text(mut node: NodeProto, name: &str, text: &str) -> NodeProto {
+    node.attribute.push(AttributeProto { name: name.to_string(), r#type: 3, s: text.as_bytes().to_vec(), ..AttributeProto::default() });
+    node
+}
+
+/// The operator of that name in the domain com.microsoft.
+pub fn microsoft(mut node: NodeProto) -> NodeProto {
+    node.domain = "com.microsoft".to_string();
+    node
+}
+
 /// A model around a graph, operator set 13.
 pub fn model(inputs: Vec<ValueInfoProto>, initializer: Vec<TensorProto>, node: Vec<NodeProto>, outputs: Vec<ValueInfoProto>) -> ModelProto {
     let graph = GraphProto { name: "test".to_string(), input: inputs, output: outputs, node, initializer, ..GraphProto::default() };

@@ -2,5 +2,7 @@
 
 mod bad;
 mod build;
+mod net;
+mod oracle;
 mod report;
 mod run;

@@ -1,10 +1,11 @@
 //! Steps whose kernel is not prepared yet: the operator's numbers without its layouts.
 
-use crate::engine::quantized::Operator;
-use crate::engine::quantized::conv::{Conv, Numbers};
+use crate::engine::quantized::conv::Conv;
 use crate::engine::quantized::window::Fitted;
+use crate::engine::quantized::{Array, Operator};
 use crate::engine::step::{ConvStep, InPlace, Step};
-use crate::kernels::{self, AddQuant, Element, Isa, Layout, Order, SLACK};
+use crate::kernels::{self, AddQuant, Border, Element, Isa, Layout, Order, SLACK};
+use std::sync::Arc;
 
 /// What makes a step once its layouts are settled: those of what it reads, in order, then of what it writes.
 pub trait Draft: Send {
@@ -18,6 +19,11 @@ pub trait Draft: Send {
 
     /// For fusion.
     fn as_conv(&mut self) -> Option<&mut ConvDraft> {
+        None
+    }
+
+    /// The same, to look at.
+    fn conv(&self) -> Option<&ConvDraft> {
         None
     }
 
@@ -37,23 +43,47 @@ pub struct ConvDraft {
     pub conv: Conv,
     pub op: Operator,
     pub fitted: Fitted,
-    pub numbers: Numbers,
+    /// Output channels first, unless `depth_first`.
+    pub weights: Arc<Array>,
+    pub depth_first: bool,
     pub residual: Option<AddQuant>,
 }
 
 impl ConvDraft {
+    /// The kernel for the layouts of input, residual if there is one, and output.
+    pub fn kernel(&self, isa: Isa, layouts: &[Layout]) -> Result<kernels::Conv, kernels::Error> {
+        let numbers = match self.depth_first {
+            true => self.conv.numbers(&self.op, &self.weights.permuted(&[1, 0])),
+            false => self.conv.numbers(&self.op, &self.weights),
+        };
+        let mut params = self.conv.params(&self.op, &self.fitted, [layouts[0], layouts[layouts.len() - 1]], &numbers);
+        params.residual = self.residual.map(|quant| (quant, layouts[1]));
+        kernels::Conv::prepare(isa, &params)
+    }
+
+    /// Zero point of the result, with the residual added where there is one.
+    pub fn output_zero(&self) -> i8 {
+        self.residual.map_or(self.op.output.zero, |quant| quant.output.zero_point)
+    }
+
     pub fn is_depthwise(&self, layouts: &[Layout]) -> bool {
         let groups = self.conv.groups;
         groups > 1 && layouts.first().is_some_and(|l| l.channels == groups) && layouts.last().is_some_and(|l| l.channels == groups)
     }
 }
 
+/// One row as one column, so that threads can share it: the same bytes where there is no border.
+fn turned(layout: Layout) -> Option<Layout> {
+    let plain = layout.height == 1 && layout.border == Border::default();
+    plain.then_some(Layout { height: layout.width, width: 1, ..layout })
+}
+
 impl Draft for ConvDraft {
     fn finish(&self, isa: Isa, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
-        let (input, output) = (layouts[0], layouts[layouts.len() - 1]);
-        let mut params = self.conv.params(&self.op, &self.fitted, [input, output], &self.numbers);
-        params.residual = self.residual.map(|quant| (quant, layouts[1]));
-        let conv = InPlace { kernel: kernels::Conv::prepare(isa, &params)?, in_place };
+        let turned: Vec<Layout> = layouts.iter().filter_map(|&layout| turned(layout)).collect();
+        let pointwise = self.conv.window.kernel.iter().chain(&self.conv.window.stride).all(|&n| n == 1);
+        let layouts = if pointwise && turned.len() == layouts.len() { &turned } else { layouts };
+        let conv = InPlace { kernel: self.kernel(isa, layouts)?, in_place };
         Ok(Box::new(ConvStep { conv, residual: self.residual.is_some() }))
     }
 
@@ -62,6 +92,10 @@ impl Draft for ConvDraft {
     }
 
     fn as_conv(&mut self) -> Option<&mut ConvDraft> {
+        Some(self)
+    }
+
+    fn conv(&self) -> Option<&ConvDraft> {
         Some(self)
     }
 }

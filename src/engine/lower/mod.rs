@@ -8,6 +8,7 @@
 //! before it, a concatenation makes its parts slices of itself.
 
 pub mod draft;
+pub mod fuse;
 pub mod view;
 
 use super::quantized::Kind;
@@ -78,6 +79,9 @@ struct Known {
     quantized: Option<QuantizedType>,
     unsigned: bool,
     images: Vec<View>,
+    /// All of a native tensor of 8-bit values, its axes possibly moved: what an image is made from.
+    source: Option<View>,
+    /// Dense and row-major as the shape says.
     native: Option<usize>,
     readers: usize,
 }
@@ -89,6 +93,12 @@ pub struct Record {
     pub reads: Vec<usize>,
     pub writes: Vec<usize>,
     pub layouts: Vec<Layout>,
+}
+
+impl Known {
+    fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
 }
 
 /// What a record runs.
@@ -125,8 +135,10 @@ impl Lowering {
     ) -> Value {
         self.storages.push(Storage { name: name.to_string(), bytes, origin });
         let unsigned = dtype == Some(Dtype::Uint8);
-        let native = Some(self.storages.len() - 1);
-        self.values.push(Known { shape: shape.to_vec(), quantized: None, unsigned, images: vec![], native, readers });
+        let storage = self.storages.len() - 1;
+        let source = matches!(dtype, Some(Dtype::Int8 | Dtype::Uint8)).then(|| View::dense(storage, shape, 1));
+        let known = Known { shape: shape.to_vec(), quantized: None, unsigned, images: vec![], source, native: Some(storage), readers };
+        self.values.push(known);
         Value(self.values.len() - 1)
     }
 
@@ -151,8 +163,15 @@ impl Lowering {
     }
 
     fn image_value(&mut self, shape: &[usize], ty: QuantizedType, view: View) -> Value {
-        let known =
-            Known { shape: shape.to_vec(), quantized: Some(ty), unsigned: ty.unsigned, images: vec![view], native: None, readers: 0 };
+        let known = Known {
+            shape: shape.to_vec(),
+            quantized: Some(ty),
+            unsigned: ty.unsigned,
+            images: vec![view],
+            source: None,
+            native: None,
+            readers: 0,
+        };
         self.values.push(known);
         Value(self.values.len() - 1)
     }
@@ -195,7 +214,15 @@ impl Lowering {
         }
         let bytes = 4 * shape.iter().product::<usize>();
         let storage = self.export(value, Element::Float { scale: ty.scale, zero_point: ty.zero }, bytes)?;
-        self.values.push(Known { shape, quantized: None, unsigned: false, images: vec![], native: Some(storage), readers: 0 });
+        self.values.push(Known {
+            shape,
+            quantized: None,
+            unsigned: false,
+            images: vec![],
+            source: None,
+            native: Some(storage),
+            readers: 0,
+        });
         Ok(Value(self.values.len() - 1))
     }
 
@@ -296,9 +323,9 @@ impl Lowering {
         let known = &self.values[id];
         let shape = known.shape.clone();
         if known.images.is_empty() {
-            let storage = known.native.ok_or("a value lies nowhere")?;
+            let source = known.source.clone().ok_or("a value lies nowhere")?;
             let element = if known.unsigned { Element::Uint8 } else { Element::Int8 };
-            return self.import(id, storage, element, roles, border, ty);
+            return self.import(id, &source, element, roles, border, ty);
         }
         let from = known.images[0].clone();
         let [height, width, channels] = roles.sizes(&shape);
@@ -313,28 +340,26 @@ impl Lowering {
         Ok(Image { storage, layout })
     }
 
-    /// Brings a native tensor into an image, in one of the two orders that there is a kernel for.
+    /// Brings a native tensor into an image: in one go where its order is one of the two that there is a kernel for.
     fn import(
         &mut self,
         id: usize,
-        native: usize,
+        source: &View,
         element: Element,
         roles: &Roles,
         border: Border,
         ty: QuantizedType,
     ) -> Result<Image, String> {
         let shape = self.values[id].shape.clone();
-        let [height, width, channels] = roles.sizes(&shape);
-        let dense = View::dense(native, &shape, 1);
-        let Some(order) = order(&dense, roles) else {
-            let last = Roles::last(shape.len());
-            self.import(id, native, element, &last, Border::default(), ty)?;
+        let Some(order) = order(source, roles) else {
+            self.import(id, source, element, &source.natural_roles(), Border::default(), ty)?;
             return self.copy(id, roles, border, ty);
         };
+        let [height, width, channels] = roles.sizes(&shape);
         let layout = Layout::new(height, width, channels).with_border(border);
         let storage = self.storage(layout.bytes());
         let draft = ImportDraft { order, element, zero: ty.zero };
-        self.record(self.name.clone(), Box::new(draft), vec![native], vec![storage], vec![layout; 2]);
+        self.record(self.name.clone(), Box::new(draft), vec![source.storage], vec![storage], vec![layout; 2]);
         self.values[id].images.push(View::placed(storage, layout, &shape, roles, ty.zero));
         Ok(Image { storage, layout })
     }
@@ -393,14 +418,32 @@ impl Lowering {
     /// `keeps_order`: in a dense row-major tensor nothing moves either.
     pub fn reviewed(&mut self, value: Value, shape: &[usize], keeps_order: bool, change: impl Fn(View) -> Option<View>) -> Option<Value> {
         let known = &self.values[value.0];
-        let images: Vec<View> = known.images.iter().cloned().filter_map(change).collect();
+        let images: Vec<View> = known.images.iter().cloned().filter_map(&change).collect();
         let native = known.native.filter(|_| keeps_order);
+        let source = known.source.clone().and_then(&change).filter(|view| view.elements() == known.elements());
         let (quantized, unsigned) = (known.quantized, known.unsigned);
-        if images.is_empty() && native.is_none() {
+        if images.is_empty() && native.is_none() && source.is_none() {
             return None;
         }
-        self.values.push(Known { shape: shape.to_vec(), quantized, unsigned, images, native, readers: 0 });
+        self.values.push(Known { shape: shape.to_vec(), quantized, unsigned, images, source, native, readers: 0 });
         Some(Value(self.values.len() - 1))
+    }
+
+    /// The same where the bytes lie so; else of a copy in row-major order.
+    pub fn reviewed_or_copied(
+        &mut self,
+        value: Value,
+        shape: &[usize],
+        keeps_order: bool,
+        change: impl Fn(View) -> Option<View> + Copy,
+    ) -> Option<Value> {
+        if let Some(made) = self.reviewed(value, shape, keeps_order, change) {
+            return Some(made);
+        }
+        let known = &self.values[value.0];
+        let ty = known.quantized.unwrap_or(QuantizedType { scale: 1.0, zero: 0, unsigned: known.unsigned });
+        self.copy(value.0, &Roles::last(known.shape.len()), Border::default(), ty).ok()?;
+        self.reviewed(value, shape, keeps_order, change)
     }
 
     /// Fuses a sum into the convolution that makes one of its operands, where that operand is read by nobody else and the other
@@ -421,6 +464,10 @@ impl Lowering {
         let (made, residual) = (&self.values[conv.0], &self.values[other.0]);
         let [view] = &made.images[..] else { return None };
         let layout = view.allocated.filter(|_| made.readers == 1 && made.native.is_none() && conv != other)?;
+        // A value with other axes on the same bytes may have readers to come.
+        if self.values.iter().flat_map(|v| &v.images).filter(|v| v.storage == view.storage).count() > 1 {
+            return None;
+        }
         let index = self.records.iter().position(|r| r.writes.contains(&view.storage))?;
         let alone = self.records.iter().skip(index + 1).all(|r| !r.reads.contains(&view.storage) && !r.writes.contains(&view.storage));
         // The roles of the convolution's output: its shape is known under one of these.
@@ -454,8 +501,10 @@ impl Lowering {
     /// its place to begin with, others are copied, brought to the output's scale on the way.
     pub fn concat(&mut self, op: &Operator, inputs: &[Operand], shape: &[usize], roles: &Roles) -> Result<Value, String> {
         let [height, width, channels] = roles.sizes(shape);
-        let parts: Vec<Option<(Value, Layout)>> =
-            inputs.iter().zip(&op.inputs).map(|(i, from)| self.movable(i, *from, op, roles)).collect();
+        // A part that comes twice would be copied within the storage that it was moved to.
+        let once = |input: &&Operand| inputs.iter().filter(|i| i.value == input.value).count() == 1;
+        let part = |(input, from): (&Operand, &QuantizedType)| Some(input).filter(once).and_then(|i| self.movable(i, *from, op, roles));
+        let parts: Vec<Option<(Value, Layout)>> = inputs.iter().zip(&op.inputs).map(part).collect();
         let border = parts.iter().flatten().fold(self.hint, |all, (_, layout)| all.union(layout.border));
         let layout = Layout::new(height, width, channels).with_border(border);
         let storage = self.storage(layout.bytes());
@@ -561,6 +610,14 @@ impl Work {
         }
     }
 
+    /// The convolution, where it is one.
+    fn conv(&self) -> Option<&draft::ConvDraft> {
+        match self {
+            Work::Kernel(draft) => draft.conv(),
+            Work::Island(_) => None,
+        }
+    }
+
     fn reads_layouts(&self) -> bool {
         matches!(self, Work::Kernel(draft) if draft.reads_layouts())
     }
@@ -571,9 +628,11 @@ impl Work {
 }
 
 impl Record {
-    /// True where the step may write where it reads `read`: it looks at each element once, before it writes it.
+    /// True where the step may write where it reads `read`: it looks at each element once, before it writes it, and reads the
+    /// storage nowhere else.
     pub fn may_take(&self, read: usize) -> bool {
         let last = self.layouts.len().saturating_sub(1);
-        matches!(&self.work, Work::Kernel(draft) if draft.in_place(read)) && self.layouts[read] == self.layouts[last]
+        let once = self.reads.iter().filter(|r| **r == self.reads[read]).count() == 1;
+        once && matches!(&self.work, Work::Kernel(draft) if draft.in_place(read)) && self.layouts[read] == self.layouts[last]
     }
 }

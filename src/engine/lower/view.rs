@@ -90,6 +90,10 @@ impl View {
         View { storage, offset: 0, axes, allocated: None, zero: 0 }
     }
 
+    pub fn elements(&self) -> usize {
+        self.axes.iter().map(|a| a.size).product()
+    }
+
     /// Height, width and channels as strided axes, where the roles' axes can be joined.
     pub fn strided(&self, roles: &Roles) -> Option<[Axis; 3]> {
         let role = |axes: &Vec<usize>| joined(axes.iter().map(|&a| &self.axes[a]));

@@ -90,7 +90,8 @@ impl Conv {
         }
     }
 
-    fn numbers(&self, op: &Operator, weights: &Array) -> Numbers {
+    /// `weights` have the output channels first.
+    pub fn numbers(&self, op: &Operator, weights: &Array) -> Numbers {
         let out = weights.shape[0];
         let each = weights.values.len() / out.max(1);
         Numbers {
@@ -102,7 +103,7 @@ impl Conv {
 }
 
 /// Weights less zero points, biases and requantization factors, as the kernels take them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Numbers {
     pub weights: Vec<i16>,
     pub bias: Vec<i32>,
@@ -138,17 +139,16 @@ impl Behaviour for Conv {
         }
         let Some(weights) = inputs[1].constant.clone() else { return Ok(None) };
         let (fitted, from, out) = self.fit(&shape, &weights.shape)?;
-        let numbers = self.numbers(op, &weights);
-        let border = self.params(op, &fitted, [from, out], &numbers).border();
+        let border = self.params(op, &fitted, [from, out], &Numbers::default()).border();
         let input = to.image(&inputs[0], &Roles::first(shape.len()), Some(border), op.inputs[0])?;
         let output_shape = self.shape(op, &[shape.clone(), weights.shape.clone()])?;
         let output = to.output(&output_shape, &Roles::first(shape.len()), op.output);
-        let draft = ConvDraft { conv: self.clone(), op: op.clone(), fitted, numbers, residual: None };
+        let draft = ConvDraft { conv: self.clone(), op: op.clone(), fitted, weights, depth_first: false, residual: None };
         Ok(Some(to.push(Box::new(draft), &[input], output)))
     }
 
     fn border(&self, op: &Operator, inputs: &[Vec<usize>]) -> Border {
-        let empty = Numbers { weights: Vec::new(), bias: Vec::new(), multipliers: Vec::new() };
+        let empty = Numbers::default();
         let fitted = self.fit(&inputs[0], &inputs[1]);
         fitted.map_or(Border::default(), |(fitted, from, to)| self.params(op, &fitted, [from, to], &empty).border())
     }

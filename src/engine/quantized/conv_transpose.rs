@@ -66,7 +66,7 @@ impl ConvTranspose {
         if input.len() != axes + 2 || weights.len() != axes + 2 || weights.contains(&0) || input.contains(&0) {
             return Err(format!("input of shape {input:?} and weights of shape {weights:?}: expected {} axes", axes + 2));
         }
-        if weights[0] != input[1] || input[1] % self.groups != 0 {
+        if weights[0] != input[1] || !input[1].is_multiple_of(self.groups) {
             return Err(format!("weights of shape {weights:?} do not fit {} channels in {} groups", input[1], self.groups));
         }
         let channels = weights[1] * self.groups;

@@ -1,6 +1,6 @@
 //! Matrix product with constant weights (`Gemm`, `MatMul`): every row of the input by itself.
 
-use super::conv::{Conv, Numbers};
+use super::conv::Conv;
 use super::product::Product;
 use super::window::{Padding, Window};
 use super::{Array, Behaviour, Kind, Operator, QuantizedType, Recognized};
@@ -84,16 +84,6 @@ impl Linear {
         Ok([rows.iter().product(), depth, columns])
     }
 
-    fn numbers(&self, op: &Operator, weights: &Array, [_, _, columns]: [usize; 3]) -> Numbers {
-        let weights = if self.transposed { weights.clone() } else { weights.permuted(&[1, 0]) };
-        let depth = weights.shape[1].max(1);
-        Numbers {
-            weights: self.product.centred(&weights, |i| i / depth),
-            bias: self.product.bias(columns),
-            multipliers: self.product.multipliers(op, columns),
-        }
-    }
-
     /// The same product as a pointwise convolution.
     fn conv(&self) -> Conv {
         let window =
@@ -114,8 +104,10 @@ impl Behaviour for Linear {
     }
 
     fn eval(&self, op: &Operator, inputs: &[Array]) -> Result<Array, String> {
-        let sizes @ [rows, depth, columns] = self.sizes(&inputs[0].shape, &inputs[1].shape)?;
-        let (conv, numbers) = (self.conv(), self.numbers(op, &inputs[1], sizes));
+        let [rows, depth, columns] = self.sizes(&inputs[0].shape, &inputs[1].shape)?;
+        let conv = self.conv();
+        let weights = if self.transposed { inputs[1].clone() } else { inputs[1].permuted(&[1, 0]) };
+        let numbers = conv.numbers(op, &weights);
         let fitted = conv.window.fit(&[1, rows])?;
         let params = conv.params(op, &fitted, [Layout::new(1, rows, depth), Layout::new(1, rows, columns)], &numbers);
         let shape = self.shape(op, &[inputs[0].shape.clone(), inputs[1].shape.clone()])?;
@@ -125,12 +117,12 @@ impl Behaviour for Linear {
     fn lower(&self, op: &Operator, to: &mut Lowering, inputs: &[Operand]) -> Result<Option<Value>, String> {
         let Some(weights) = inputs[1].constant.clone() else { return Ok(None) };
         let shape = inputs[0].shape.clone();
-        let sizes = self.sizes(&shape, &weights.shape)?;
-        let (conv, numbers): (Conv, Numbers) = (self.conv(), self.numbers(op, &weights, sizes));
+        self.sizes(&shape, &weights.shape)?;
         let input = to.image(&inputs[0], &Roles::last(shape.len()), None, op.inputs[0])?;
         let output = to.output(&self.shape(op, &[shape.clone(), weights.shape.clone()])?, &Roles::last(shape.len()), op.output);
+        let conv = self.conv();
         let fitted = conv.window.fit(&[input.layout.height, input.layout.width])?;
-        let draft = ConvDraft { conv, op: op.clone(), fitted, numbers, residual: None };
+        let draft = ConvDraft { conv, op: op.clone(), fitted, weights, depth_first: !self.transposed, residual: None };
         Ok(Some(to.push(Box::new(draft), &[input], output)))
     }
 }

@@ -144,6 +144,17 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The range that the operator cuts its results to.
+    pub fn range_mut(&mut self) -> Option<(&mut i8, &mut i8)> {
+        match self {
+            Kind::Conv(conv::Conv { product, .. })
+            | Kind::ConvTranspose(conv_transpose::ConvTranspose { product, .. })
+            | Kind::Linear(linear::Linear { product, .. }) => Some((&mut product.low, &mut product.high)),
+            Kind::Binary(binary) => Some((&mut binary.low, &mut binary.high)),
+            _ => None,
+        }
+    }
+
     fn behaviour(&self) -> &dyn Behaviour {
         match self {
             Kind::Conv(k) => k,

@@ -84,17 +84,16 @@ impl Window {
             return Err(format!("the input has {} spatial axes, the kernel {axes}", spatial.len()));
         }
         let mut fitted = Fitted { kernel: [1; 2], stride: [1; 2], dilation: [1; 2], pad: [0; 2], output: [1; 2], whole: [1; 2] };
-        for axis in 0..axes {
+        for (axis, &size) in spatial.iter().enumerate() {
             let to = 2 - axes + axis;
             let reach = (self.kernel[axis] - 1) * self.dilation[axis] + 1;
-            let (begin, end) = self.pads(axis, spatial[axis], reach);
-            let room = (spatial[axis] + begin + end).checked_sub(reach);
-            let room =
-                room.ok_or_else(|| format!("a window of {reach} is larger than the padded input of {}", spatial[axis] + begin + end))?;
+            let (begin, end) = self.pads(axis, size, reach);
+            let room = (size + begin + end).checked_sub(reach);
+            let room = room.ok_or_else(|| format!("a window of {reach} is larger than the padded input of {}", size + begin + end))?;
             let (stride, whole) = (self.stride[axis], room / self.stride[axis] + 1);
             let mut output = if self.ceil { room.div_ceil(stride) + 1 } else { whole };
             // A window that would start in the end padding is left out.
-            if self.ceil && (output - 1) * stride >= spatial[axis] + begin {
+            if self.ceil && (output - 1) * stride >= size + begin {
                 output -= 1;
             }
             fitted.kernel[to] = self.kernel[axis];

@@ -138,19 +138,19 @@ impl Walk<'_> {
         if let Some(slice) = node.op_as::<Slice>()
             && let (Ok(start), Ok(end)) = (slice.start.to_usize(), slice.end.to_usize())
         {
-            return Ok(self.lowering.reviewed(value, &shape, false, |view| Some(view.sliced(slice.axis, start..end))));
+            return Ok(self.lowering.reviewed_or_copied(value, &shape, false, |view| Some(view.sliced(slice.axis, start..end))));
         }
         Ok(None)
     }
 
     fn moved(&mut self, value: Value, shape: &[usize], op: &AxisOp) -> Option<Value> {
         match op {
-            AxisOp::Add(axis) => self.lowering.reviewed(value, shape, true, |view| Some(view.with_axis(*axis))),
-            AxisOp::Rm(axis) => self.lowering.reviewed(value, shape, true, |view| Some(view.without_axis(*axis))),
-            AxisOp::Move(from, to) => self.lowering.reviewed(value, shape, false, |view| Some(view.moved(*from, *to))),
+            AxisOp::Add(axis) => self.lowering.reviewed_or_copied(value, shape, true, |view| Some(view.with_axis(*axis))),
+            AxisOp::Rm(axis) => self.lowering.reviewed_or_copied(value, shape, true, |view| Some(view.without_axis(*axis))),
+            AxisOp::Move(from, to) => self.lowering.reviewed_or_copied(value, shape, false, |view| Some(view.moved(*from, *to))),
             AxisOp::Reshape(at, from, to) => {
                 let to: Vec<usize> = to.iter().map(|d| d.to_usize().ok()).collect::<Option<_>>()?;
-                self.lowering.reviewed(value, shape, true, |view| view.reshaped(*at, from.len(), &to))
+                self.lowering.reviewed_or_copied(value, shape, true, |view| view.reshaped(*at, from.len(), &to))
             }
         }
     }

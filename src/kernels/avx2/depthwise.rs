@@ -1,18 +1,18 @@
-//! Depthwise convolution: eight channels, some output rows and up to [`SPAN`] columns at a time.
+//! Depthwise convolution: 16 channels (or eight), some output rows and up to [`SPAN`] columns at a time.
 //!
 //! ```text
 //!   input rows 0, 1   interleaved once, widened to 16 bits  ->  pair 0: a vector for every input column
 //!   input rows 2, 3                                         ->  pair 1
 //!
-//!   output row: for each tile of up to 8 columns
+//!   output row: for each tile of up to 4 (8) columns
 //!                 for each pair:  K weight vectors in registers; every input column is loaded once and meets
 //!                                 the output columns that want it     acc += vpmaddwd(pair, weights)
 //! ```
 //!
 //! The pairs lie in a buffer on the stack that fits the nearest cache; every output row of the group reads them from there.
 
-use super::super::depthwise::{DW_LANES, Depthwise, PAIR_ROWS, pairs_per_row};
-use super::{Finish, pin, put, quarter, scaled};
+use super::super::depthwise::{DW_LANES, Depthwise, PAIR_ROWS, pairs_per_row, wide_units};
+use super::{Finish, emit, pin, put, quarter, scaled};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -21,14 +21,14 @@ use std::ops::Range;
 const ROWS: usize = 4;
 
 /// Output columns that share it, at stride 1; half of that at stride 2.
-const SPAN: usize = 32;
+const SPAN: usize = 16;
 
 /// Most input columns of a span, and most pairs of a group: a 5x5 window.
 const COLUMNS: usize = SPAN + 4;
 const PAIRS: usize = ((ROWS - 1) * 2 + 5).div_ceil(PAIR_ROWS);
 
-/// Interleaved rows of eight channels: `[pair][column]`.
-type Pairs = MaybeUninit<[[__m256i; COLUMNS]; PAIRS]>;
+/// Interleaved rows: `[pair][column][vector of eight channels]`.
+type Pairs = MaybeUninit<[[[__m256i; 2]; COLUMNS]; PAIRS]>;
 
 /// Rows `rows`; buffers checked by [`Depthwise::check`].
 ///
@@ -86,84 +86,157 @@ unsafe fn span<const K: usize, const S: usize>(
     to: *mut u8,
     [height, width]: [usize; 2],
 ) {
-    let blocks = dw.bias.as_slice().len() / DW_LANES;
-    let per_phase = const { pairs_per_row(K) * K };
     let pairs = pairs.as_mut_ptr().cast::<__m256i>();
     let mut weights = weights.as_ptr().cast::<__m256i>();
-    for channel in (0..blocks).map(|block| block * DW_LANES) {
-        // SAFETY: bias and scale are filled up to whole lane blocks; a lane block has `2 / S` phases of weights; eight bytes
-        // are readable at the last channels of a pixel because of the slack; the pairs that a row reads have been written.
-        unsafe {
-            interleave(pairs, from.add(channel), dw, [(height - 1) * S + K, (width - 1) * S + K]);
-            for row in 0..height {
-                let mut tiles = Tiles {
-                    weights: weights.add(row * S % PAIR_ROWS * per_phase),
-                    bias: _mm256_loadu_si256(dw.bias.as_slice().as_ptr().add(channel).cast()),
-                    scale: _mm256_loadu_ps(dw.scale.as_slice().as_ptr().add(channel)),
-                    pairs: pairs.add(row * S / PAIR_ROWS * COLUMNS),
-                    to: to.add(channel + row * dw.output.row_stride()),
-                    step: dw.output.pixel_stride,
-                    channels: DW_LANES.min(dw.output.channels - channel),
-                };
-                let mut left = width;
-                while left > 0 {
-                    left -= match left {
-                        9..=14 => match left.div_ceil(2) {
-                            7 => tiles.next::<K, S, 7>(finish),
-                            6 => tiles.next::<K, S, 6>(finish),
-                            _ => tiles.next::<K, S, 5>(finish),
-                        },
-                        8.. => tiles.next::<K, S, 8>(finish),
-                        7 => tiles.next::<K, S, 7>(finish),
-                        6 => tiles.next::<K, S, 6>(finish),
-                        5 => tiles.next::<K, S, 5>(finish),
-                        4 => tiles.next::<K, S, 4>(finish),
-                        3 => tiles.next::<K, S, 3>(finish),
-                        2 => tiles.next::<K, S, 2>(finish),
-                        _ => tiles.next::<K, S, 1>(finish),
-                    };
-                }
-            }
-            weights = weights.add(PAIR_ROWS / S * per_phase);
+    let wide = wide_units(K, dw.output.channels) * 2 * DW_LANES;
+    // SAFETY: wide units have all their channels, the others come after them.
+    unsafe {
+        for channel in (0..wide).step_by(2 * DW_LANES) {
+            weights = unit::<K, S, 2>(dw, weights, finish, pairs, from, to, [height, width], channel);
+        }
+        for channel in (wide..dw.output.channels).step_by(DW_LANES) {
+            weights = unit::<K, S, 1>(dw, weights, finish, pairs, from, to, [height, width], channel);
         }
     }
 }
 
-/// Fills `pairs` from `height` rows x `width` columns of eight channels. The partner of an odd last row is that row itself:
-/// its weights are zero.
+/// One unit of `V` lane blocks from `channel` on. Returns the next unit's weights.
 ///
 /// # Safety
-/// Eight bytes are readable at every pixel from `from`; `width <= COLUMNS`, `height <= 2 * PAIRS`.
+/// As [`span`]; `weights` are the unit's.
+#[allow(clippy::too_many_arguments)]
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn interleave(pairs: *mut __m256i, from: *const u8, dw: &Depthwise, [height, width]: [usize; 2]) {
+unsafe fn unit<const K: usize, const S: usize, const V: usize>(
+    dw: &Depthwise,
+    weights: *const __m256i,
+    finish: &Finish,
+    pairs: *mut __m256i,
+    from: *const u8,
+    to: *mut u8,
+    [height, width]: [usize; 2],
+    channel: usize,
+) -> *const __m256i {
+    let per_phase = const { pairs_per_row(K) * K * V };
+    // SAFETY: bias and scale are filled up to whole lane blocks; a unit has `2 / S` phases of weights; eight bytes are readable
+    // at the last channels of a pixel because of the slack; the pairs that a row reads have been written.
+    unsafe {
+        interleave::<V>(pairs, from.add(channel), dw, [(height - 1) * S + K, (width - 1) * S + K]);
+        let bias = std::array::from_fn(|v| _mm256_loadu_si256(dw.bias.as_slice().as_ptr().add(channel + v * DW_LANES).cast()));
+        let scale = std::array::from_fn(|v| _mm256_loadu_si256(dw.scale.as_slice().as_ptr().add(channel + v * DW_LANES).cast()));
+        for row in 0..height {
+            let mut tiles = Tiles::<V> {
+                weights: weights.add(row * S % PAIR_ROWS * per_phase),
+                bias: unit_order(bias),
+                scale: unit_order(scale).map(|s| _mm256_castsi256_ps(s)),
+                pairs: pairs.add(row * S / PAIR_ROWS * COLUMNS * V),
+                to: to.add(channel + row * dw.output.row_stride()),
+                step: dw.output.pixel_stride,
+                channels: (V * DW_LANES).min(dw.output.channels - channel),
+            };
+            let mut left = width;
+            while left > 0 {
+                left -= if V == 2 { tiles.next_of_four::<K, S>(finish, left) } else { tiles.next_of_eight::<K, S>(finish, left) };
+            }
+        }
+        weights.add(PAIR_ROWS / S * per_phase)
+    }
+}
+
+/// Channels in order to lanes in the order of [`super::super::depthwise::WIDE_ORDER`], where there are two vectors.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn unit_order<const V: usize>(v: [__m256i; V]) -> [__m256i; V] {
+    let (first, last) = (v[0], v[V - 1]);
+    std::array::from_fn(|i| match (V, i) {
+        (1, _) => first,
+        (_, 0) => _mm256_permute2x128_si256::<0x20>(first, last),
+        _ => _mm256_permute2x128_si256::<0x31>(first, last),
+    })
+}
+
+/// Fills `pairs` from `height` rows x `width` columns of `V` lane blocks. The partner of an odd last row is that row itself: its
+/// weights are zero.
+///
+/// # Safety
+/// `V * 8` bytes are readable at every pixel from `from`; `width <= COLUMNS`, `height <= 2 * PAIRS`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn interleave<const V: usize>(pairs: *mut __m256i, from: *const u8, dw: &Depthwise, [height, width]: [usize; 2]) {
     let (row, pixel) = (dw.input.row_stride(), dw.input.pixel_stride);
     for y in (0..height).step_by(PAIR_ROWS) {
         // SAFETY: rows below `height`, columns below `width`.
         unsafe {
             let (a, b) = (from.add(y * row), from.add((y + 1).min(height - 1) * row));
-            let to = pairs.add(y / PAIR_ROWS * COLUMNS);
+            let to = pairs.add(y / PAIR_ROWS * COLUMNS * V);
             for x in 0..width {
-                to.add(x).write(interleaved(a.add(x * pixel), b.add(x * pixel)));
+                let (a, b) = (a.add(x * pixel), b.add(x * pixel));
+                if V == 2 {
+                    let (a, b) = (_mm256_cvtepu8_epi16(_mm_loadu_si128(a.cast())), _mm256_cvtepu8_epi16(_mm_loadu_si128(b.cast())));
+                    to.add(2 * x).write(_mm256_unpacklo_epi16(a, b));
+                    to.add(2 * x + 1).write(_mm256_unpackhi_epi16(a, b));
+                } else {
+                    to.add(x).write(interleaved(a, b));
+                }
             }
         }
     }
 }
 
-/// Where a lane block stands in its output row.
-struct Tiles {
+/// Where a unit stands in its output row.
+struct Tiles<const V: usize> {
     weights: *const __m256i,
-    bias: __m256i,
-    scale: __m256,
+    bias: [__m256i; V],
+    scale: [__m256; V],
     pairs: *const __m256i,
     to: *mut u8,
     /// Bytes from an output pixel to the next.
     step: usize,
-    /// Channels of the block that exist.
+    /// Channels of the unit that exist.
     channels: usize,
 }
 
-impl Tiles {
+impl<const V: usize> Tiles<V> {
+    /// The next tile of two lane blocks, `left` columns being left.
+    ///
+    /// # Safety
+    /// As [`Tiles::next`].
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn next_of_four<const K: usize, const S: usize>(&mut self, finish: &Finish, left: usize) -> usize {
+        // SAFETY: the function's contract.
+        unsafe {
+            match left {
+                3 | 6 => self.next::<K, S, 3>(finish),
+                4.. => self.next::<K, S, 4>(finish),
+                2 => self.next::<K, S, 2>(finish),
+                _ => self.next::<K, S, 1>(finish),
+            }
+        }
+    }
+
+    /// The next tile of one lane block, `left` columns being left.
+    ///
+    /// # Safety
+    /// As [`Tiles::next`].
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn next_of_eight<const K: usize, const S: usize>(&mut self, finish: &Finish, left: usize) -> usize {
+        // SAFETY: the function's contract.
+        unsafe {
+            match left {
+                7 | 13 | 14 => self.next::<K, S, 7>(finish),
+                6 | 11 | 12 => self.next::<K, S, 6>(finish),
+                5 | 9 | 10 => self.next::<K, S, 5>(finish),
+                8.. => self.next::<K, S, 8>(finish),
+                4 => self.next::<K, S, 4>(finish),
+                3 => self.next::<K, S, 3>(finish),
+                2 => self.next::<K, S, 2>(finish),
+                _ => self.next::<K, S, 1>(finish),
+            }
+        }
+    }
+
     /// The next `T` output columns, which it returns.
     ///
     /// # Safety
@@ -174,21 +247,20 @@ impl Tiles {
         let mut acc = [self.bias; T];
         let (mut weights, mut pairs) = (self.weights, self.pairs);
         for _ in 0..const { pairs_per_row(K) } {
-            // SAFETY: `K` weights a pair, `(T - 1) * S + K` columns are left of each pair.
-            unsafe { accumulate::<K, S, T>(&mut acc, weights, pairs) };
-            pin(&mut acc);
-            weights = weights.wrapping_add(K);
-            pairs = pairs.wrapping_add(COLUMNS);
+            // SAFETY: `K * V` weights a pair, `(T - 1) * S + K` columns are left of each pair.
+            unsafe { accumulate::<K, S, T, V>(&mut acc, weights, pairs) };
+            pin(acc.as_flattened_mut());
+            weights = weights.wrapping_add(K * V);
+            pairs = pairs.wrapping_add(COLUMNS * V);
         }
-        for first in (0..T).step_by(4) {
-            let value = |i: usize| scaled(acc[(first + i).min(T - 1)], self.scale);
-            let bytes = finish.four_of_eight([value(0), value(1), value(2), value(3)]);
-            for i in 0..(T - first).min(4) {
-                // SAFETY: the pixel is one of the row's and has `channels` channels from here.
-                unsafe { put(self.to.add((first + i) * self.step), quarter(bytes, i), self.channels) };
+        for acc in &mut acc {
+            for (acc, &scale) in acc.iter_mut().zip(&self.scale) {
+                *acc = scaled(*acc, scale);
             }
         }
-        self.pairs = self.pairs.wrapping_add(T * S);
+        // SAFETY: the row has `T` pixels from here, with `channels` channels.
+        unsafe { emit::<V, T>(finish, acc, self.to, self.step, self.channels) };
+        self.pairs = self.pairs.wrapping_add(T * S * V);
         self.to = self.to.wrapping_add(T * self.step);
         T
     }
@@ -197,28 +269,30 @@ impl Tiles {
 /// Adds one pair of kernel rows to `T` output columns.
 ///
 /// # Safety
-/// `K` vectors are readable at `weights`, `(T - 1) * S + K` at `pairs`.
+/// `K * V` vectors are readable at `weights`, `((T - 1) * S + K) * V` at `pairs`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn accumulate<const K: usize, const S: usize, const T: usize>(
-    acc: &mut [__m256i; T],
+unsafe fn accumulate<const K: usize, const S: usize, const T: usize, const V: usize>(
+    acc: &mut [[__m256i; V]; T],
     weights: *const __m256i,
     pairs: *const __m256i,
 ) {
-    let mut w = [_mm256_setzero_si256(); K];
-    for (kx, w) in w.iter_mut().enumerate() {
-        // SAFETY: `kx < K`.
-        *w = unsafe { _mm256_loadu_si256(weights.add(kx)) };
+    let mut w = [[_mm256_setzero_si256(); V]; K];
+    for (i, w) in w.as_flattened_mut().iter_mut().enumerate() {
+        // SAFETY: `i < K * V`.
+        *w = unsafe { _mm256_loadu_si256(weights.add(i)) };
     }
     // One input column; spelt out for each, so that every accumulator has a register.
     macro_rules! input_columns {
         ($($column:literal)*) => {$(
             if $column < const { (T - 1) * S + K } {
-                // SAFETY: the column is one of the contract's.
-                let pair = unsafe { _mm256_loadu_si256(pairs.add($column)) };
-                for (o, acc) in acc.iter_mut().enumerate() {
-                    if $column >= o * S && $column < o * S + K {
-                        *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(pair, w[$column - o * S]));
+                for v in 0..V {
+                    // SAFETY: the column is one of the contract's.
+                    let pair = unsafe { _mm256_loadu_si256(pairs.add($column * V + v)) };
+                    for (o, acc) in acc.iter_mut().enumerate() {
+                        if $column >= o * S && $column < o * S + K {
+                            acc[v] = _mm256_add_epi32(acc[v], _mm256_madd_epi16(pair, w[$column - o * S][v]));
+                        }
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
 use super::super::pack::{GROUP, LANES};
 use super::super::winograd::{CENTER, DEPTH, INVERSE, Job, Outputs, POSITIONS, REACH, SHIFTS, TILE, Winograd};
-use super::{Finish, emit, get, plus, scaled, wide, windows};
+use super::{Finish, emit, others, plus, scaled, wide, windows};
 use std::arch::x86_64::*;
 
 /// All tiles of the job, batch by batch.
@@ -213,7 +213,7 @@ unsafe fn emit_tile(job: &mut Job<'_>, tile: &Tile, outputs: &Outputs, sums: &Su
                     (Some(residual), true) => {
                         let from = residual.bytes.map_or(output.cast_const(), <[u8]>::as_ptr);
                         let at = residual.grid.at(tile.y + y, tile.x + x) + outputs.channel;
-                        plus(residual.add, job.quant, *values, scale, get(from.add(at), outputs.columns))
+                        plus(residual.add, job.quant, *values, scale, others(from.add(at), outputs.columns))
                     }
                     _ => [scaled(values[0], scale[0]), scaled(values[1], scale[1])],
                 };

@@ -1,0 +1,87 @@
+//! Our kernels against the plain evaluation of the same operators, bit for bit, on random networks.
+//!
+//! A failure prints the smallest list of genes that proptest finds, and the network they make. `PROPTEST_CASES` says how many
+//! networks are tried.
+
+use crate::build;
+use crate::net::{Dice, Gene, network};
+use jouled::engine::{Engine, Limits, Model, Session};
+use jouled::tensor::Dtype;
+use proptest::prelude::*;
+use std::panic::catch_unwind;
+use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto};
+
+/// A line a node: operator, what it reads, what it makes, its attributes.
+fn picture(proto: &ModelProto) -> String {
+    let attribute = |a: &AttributeProto| format!(" {}={}{:?}{}", a.name, a.i, a.ints, String::from_utf8_lossy(&a.s));
+    let attributes = |n: &NodeProto| n.attribute.iter().map(attribute).collect::<String>();
+    let nodes = proto.graph.iter().flat_map(|g| &g.node);
+    nodes.map(|n| format!("{} {:?} -> {:?}{}\n", n.op_type, n.input, n.output, attributes(n))).collect()
+}
+
+/// Random numbers in an input, or only the ends of its range.
+fn fill(session: &mut Session, index: usize, dice: &mut Dice, ends: bool) {
+    let dtype = session.model().inputs()[index].native.dtype;
+    let bytes = session.input_mut(index);
+    match dtype {
+        Dtype::Float32 => {
+            for value in bytes.chunks_exact_mut(4) {
+                let real = if ends { [-1e6, 1e6][dice.below(2)] } else { dice.between(-6.0, 6.0) };
+                value.copy_from_slice(&real.to_le_bytes());
+            }
+        }
+        _ => bytes.iter_mut().for_each(|b| *b = if ends { [0, 127, 128, 255][dice.below(4)] } else { dice.below(256) as u8 }),
+    }
+}
+
+/// Runs the network on changing inputs, the first of them again at the end.
+fn compare(proto: &ModelProto) -> Result<(), TestCaseError> {
+    let _ = env_logger::builder().is_test(true).try_init();
+    let bytes = build::bytes(proto);
+    let load = |engine| {
+        let model = Model::from_bytes_for(&bytes, "net", &Limits::default(), engine);
+        model.map_err(|e| TestCaseError::fail(format!("{engine:?}: {e}\n{}", picture(proto))))
+    };
+    let (native, reference) = (load(Engine::Native)?, load(Engine::Reference)?);
+    let mut expected = reference.session(1).unwrap();
+    let mut found = [1, 3].map(|threads| native.session(threads).unwrap());
+    for (round, seed) in [1, 2, 3, 1].into_iter().enumerate() {
+        for index in 0..reference.inputs().len() {
+            fill(&mut expected, index, &mut Dice(seed + index as u64), seed == 2);
+            found.iter_mut().for_each(|s| s.input_mut(index).copy_from_slice(expected.input(index)));
+        }
+        expected.run().unwrap();
+        for session in &mut found {
+            session.run().unwrap();
+            for (index, port) in native.outputs().iter().enumerate() {
+                let (found, expected) = (session.output(index), expected.output(index));
+                let first = found.iter().zip(expected).position(|(a, b)| a != b);
+                let name = &port.native.name;
+                let why = || format!("round {round}, output `{name}` {:?}, byte {first:?}:\n{found:?}\n{expected:?}", port.native.shape);
+                prop_assert!(found == expected, "{}\n{}", why(), picture(proto));
+            }
+        }
+    }
+    prop_assert!(native.picture().is_some(), "tract runs it\n{}", picture(proto));
+    Ok(())
+}
+
+/// How many networks are tried.
+fn cases(default: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+fn genes() -> impl Strategy<Value = Vec<Gene>> {
+    prop::collection::vec((any::<u8>(), any::<u32>()), 1..14)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(200), max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_networks_compute_what_their_operators_say(genes in genes(), seed in any::<u32>()) {
+        let proto = network(seed, &genes);
+        let panicked = |_| Err(TestCaseError::fail(format!("panic\n{}", picture(&proto))));
+        catch_unwind(|| compare(&proto)).unwrap_or_else(panicked)?;
+    }
+}
