@@ -7,16 +7,21 @@
 //! neighbours of those into 32. Two products fit 16 bits unless both weights are -128 (`NarrowRule::NoMinimum`). Each
 //! channel has two partial sums, added at the end.
 //!
-//! Wide: `SMLAL` on 16-bit pairs, with the same two partial sums. Depthwise: eight channels, two taps in 16 bits as above
-//! where the weights allow, else 16-bit taps. Conversions round to nearest even and saturate, so no scale is too large here.
+//! Wide: `SMLAL` on 16-bit pairs, with the same two partial sums. Depthwise: see [`depthwise`].
 
 use super::conv::{Kernel, Strip};
-use super::depthwise::{DW_LANES, Depthwise};
+use super::depthwise::Depthwise;
 use super::pack::{LANES, NarrowRule, Run, Style, Weights};
 use super::{AddQuant, OutputQuant};
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 use std::ops::Range;
+
+mod depthwise;
+mod epilogue;
+
+pub(crate) use depthwise::ByteTaps;
+use epilogue::{Finish, get, plus, put, scaled};
 
 /// Proof that the CPU has NEON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +79,7 @@ impl Kernel for Neon {
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
         dw.check(input, output, &rows);
         // SAFETY: `self` proves NEON; the buffers were checked.
-        unsafe { depthwise_rows(dw, input, output, rows) }
+        unsafe { depthwise::rows(dw, input, output, rows, false) }
     }
 }
 
@@ -98,7 +103,9 @@ impl Kernel for Dotprod {
     }
 
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
-        Neon(()).depthwise(dw, input, output, rows);
+        dw.check(input, output, &rows);
+        // SAFETY: `self` proves the dot products; the buffers were checked.
+        unsafe { depthwise::rows(dw, input, output, rows, true) }
     }
 }
 
@@ -148,6 +155,18 @@ fn sdot<const LANE: i32>(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int3
     acc
 }
 
+/// `acc[i] += w[4i..4i + 4] . x[4i..4i + 4]`.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn sdot_lanes(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+    // SAFETY: one arithmetic instruction on registers, which the target feature allows.
+    unsafe {
+        asm!("sdot {acc:v}.4s, {w:v}.16b, {x:v}.16b", acc = inout(vreg) acc, w = in(vreg) w, x = in(vreg) x,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    acc
+}
+
 /// Bytes to 16-bit numbers.
 ///
 /// # Safety
@@ -162,96 +181,6 @@ unsafe fn widen_bytes(bytes: &[u8], wide: &mut [u8]) {
     for (&byte, pair) in bytes[whole..].iter().zip(wide[2 * whole..].chunks_exact_mut(2)) {
         pair.copy_from_slice(&i16::from(byte as i8).to_le_bytes());
     }
-}
-
-// ---------------------------------------------------------------------------------------------------------- epilogue
-
-/// Zero point and range of an output.
-#[derive(Clone, Copy)]
-struct Finish {
-    zero: int16x8_t,
-    low: int8x8_t,
-    high: int8x8_t,
-}
-
-impl Finish {
-    #[target_feature(enable = "neon")]
-    fn new(quant: &OutputQuant) -> Finish {
-        Finish { zero: vdupq_n_s16(i16::from(quant.zero_point)), low: vdup_n_s8(quant.low), high: vdup_n_s8(quant.high) }
-    }
-
-    /// Whole numbers, zero point not yet added, as eight bytes.
-    #[inline]
-    #[target_feature(enable = "neon")]
-    fn bytes(&self, [a, b]: [int32x4_t; 2]) -> int8x8_t {
-        let words = vqaddq_s16(vcombine_s16(vqmovn_s32(a), vqmovn_s32(b)), self.zero);
-        vmin_s8(vmax_s8(vqmovn_s16(words), self.low), self.high)
-    }
-}
-
-/// Writes the first `count` of eight bytes.
-///
-/// # Safety
-/// `count` bytes at `to` are writable, `count <= 8`.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn put(to: *mut u8, bytes: int8x8_t, count: usize) {
-    // SAFETY: each branch writes `count` bytes.
-    unsafe {
-        if count == 8 {
-            return vst1_s8(to.cast(), bytes);
-        }
-        let mut all = [0i8; 8];
-        vst1_s8(all.as_mut_ptr(), bytes);
-        for (i, &byte) in all.iter().enumerate().take(count) {
-            *to.add(i) = byte as u8;
-        }
-    }
-}
-
-/// Reads `count` bytes; the rest is zero.
-///
-/// # Safety
-/// `count` bytes at `from` are readable, `count <= 8`.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn get(from: *const u8, count: usize) -> int8x8_t {
-    // SAFETY: each branch reads `count` bytes.
-    unsafe {
-        if count == 8 {
-            return vld1_s8(from.cast());
-        }
-        let mut all = [0i8; 8];
-        for (i, byte) in all.iter_mut().enumerate().take(count) {
-            *byte = *from.add(i) as i8;
-        }
-        vld1_s8(all.as_ptr())
-    }
-}
-
-/// `round_half_even(acc * scale)`.
-#[inline]
-#[target_feature(enable = "neon")]
-fn scaled(acc: int32x4_t, scale: float32x4_t) -> int32x4_t {
-    vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(acc), scale))
-}
-
-/// The convolution's own value, requantized, plus the residual: whole numbers, zero point not yet added.
-#[inline]
-#[target_feature(enable = "neon")]
-fn plus(add: &AddQuant, quant: &OutputQuant, acc: [int32x4_t; 2], scale: [float32x4_t; 2], other: int8x8_t) -> [int32x4_t; 2] {
-    let (low, high) = quant.bounds();
-    let other = vmovl_s8(other);
-    let others = [vmovl_s16(vget_low_s16(other)), vmovl_high_s16(other)];
-    let mut sums = acc;
-    for half in 0..2 {
-        let own = vmulq_f32(vcvtq_f32_s32(acc[half]), scale[half]);
-        let own = vrndnq_f32(vminq_f32(vmaxq_f32(own, vdupq_n_f32(low)), vdupq_n_f32(high)));
-        let other = vcvtq_f32_s32(vsubq_s32(others[half], vdupq_n_s32(i32::from(add.b_zero))));
-        let sum = vaddq_f32(vmulq_n_f32(own, add.a_ratio), vmulq_n_f32(other, add.b_ratio));
-        sums[half] = vcvtnq_s32_f32(sum);
-    }
-    sums
 }
 
 // ------------------------------------------------------------------------------------------------------------- dense
@@ -293,22 +222,27 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Requantizes and writes eight lanes from `lane` of one pixel.
+    /// Requantizes and writes `QUADS * 4` lanes from `lane` of one pixel.
     ///
     /// # Safety
     /// The pixel and the residual have the strip's `columns` bytes.
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn emit(&self, acc: [int32x4_t; 2], lane: usize, pixel: *mut u8, residual: *const u8) {
-        let count = self.columns.saturating_sub(lane).min(8);
+    unsafe fn emit<const QUADS: usize>(&self, acc: &[int32x4_t; QUADS], lane: usize, pixel: *mut u8, residual: *const u8) {
+        let count = self.columns.saturating_sub(lane).min(4 * QUADS);
         // SAFETY: scale has 16 lanes; `count` bytes from `lane` are part of `columns`.
         unsafe {
-            let scale = [vld1q_f32(self.scale.as_ptr().add(lane)), vld1q_f32(self.scale.as_ptr().add(lane + 4))];
-            let values = match self.add {
-                None => [scaled(acc[0], scale[0]), scaled(acc[1], scale[1])],
-                Some(add) => plus(add, self.quant, acc, scale, get(residual.add(lane), count)),
+            let scale = |q: usize| vld1q_f32(self.scale.as_ptr().add(lane + 4 * q));
+            let values: [int32x4_t; QUADS] = match self.add {
+                None => std::array::from_fn(|q| scaled(acc[q], scale(q))),
+                Some(add) => {
+                    let other = get(residual.add(lane), count);
+                    let others = [vmovl_s8(vget_low_s8(other)), vmovl_high_s8(other)];
+                    let quad = |q: usize| if q % 2 == 0 { vget_low_s16(others[q / 2]) } else { vget_high_s16(others[q / 2]) };
+                    std::array::from_fn(|q| plus(add, self.quant, acc[q], scale(q), quad(q)))
+                }
             };
-            put(pixel.add(lane), self.finish.bytes(values), count);
+            put(pixel.add(lane), self.finish.lanes(&values), count);
         }
     }
 }
@@ -389,7 +323,7 @@ unsafe fn tile<const FORM: bool, const PIXELS: usize>(shared: &Shared<'_>, at: &
             let bias = [vld1q_s32(shared.bias.as_ptr().add(lane)), vld1q_s32(shared.bias.as_ptr().add(lane + 4))];
             for (p, acc) in acc.iter().enumerate() {
                 let sums = [vaddq_s32(vpaddq_s32(acc[0], acc[1]), bias[0]), vaddq_s32(vpaddq_s32(acc[2], acc[3]), bias[1])];
-                shared.emit(sums, lane, at.pixel.add(p * shared.steps[1]), at.residual.wrapping_add(p * shared.steps[2]));
+                shared.emit(&sums, lane, at.pixel.add(p * shared.steps[1]), at.residual.wrapping_add(p * shared.steps[2]));
             }
         }
     }
@@ -518,10 +452,7 @@ unsafe fn dot_tile<const QUADS: usize, const PIXELS: usize>(shared: &Shared<'_>,
             }
         }
         for (p, acc) in acc.iter().enumerate() {
-            for q in (0..QUADS).step_by(2) {
-                let pixel = at.pixel.add(p * shared.steps[1]);
-                shared.emit([acc[q], acc[q + 1]], q * 4, pixel, at.residual.wrapping_add(p * shared.steps[2]));
-            }
+            shared.emit(acc, 0, at.pixel.add(p * shared.steps[1]), at.residual.wrapping_add(p * shared.steps[2]));
         }
     }
 }
@@ -545,81 +476,4 @@ unsafe fn dot_group<const LANE: i32, const QUADS: usize, const PIXELS: usize>(
         }
     }
     *weights = weights.wrapping_add(QUADS * 16);
-}
-
-// --------------------------------------------------------------------------------------------------------- depthwise
-
-/// # Safety
-/// `dw.check` passed.
-#[target_feature(enable = "neon")]
-unsafe fn depthwise_rows(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
-    let base = dw.output.rows(rows.clone()).start;
-    let finish = Finish::new(&dw.quant);
-    let channels = dw.output.channels;
-    for y in rows {
-        for channel in (0..channels).step_by(DW_LANES) {
-            let count = DW_LANES.min(channels - channel);
-            for x in 0..dw.output.width {
-                let (window, pixel) = (dw.origin + y * dw.steps[0] + x * dw.steps[1], dw.output.offset(y, x) - base);
-                // SAFETY: every tap of the window is inside the input and eight bytes are readable there because of the
-                // slack; weights, bias and scale are filled up to whole lane blocks; the pixel is inside the output.
-                unsafe {
-                    let from = input.as_ptr().add(window + channel).cast();
-                    let acc = match &dw.narrow {
-                        Some(weights) => narrow_taps(dw, weights.as_slice().as_ptr(), from, channel),
-                        None => wide_taps(dw, from, channel),
-                    };
-                    let scale = dw.scale.as_slice().as_ptr().add(channel);
-                    let values = [scaled(acc[0], vld1q_f32(scale)), scaled(acc[1], vld1q_f32(scale.add(4)))];
-                    put(output.as_mut_ptr().add(pixel + channel), finish.bytes(values), count);
-                }
-            }
-        }
-    }
-}
-
-/// Two taps in 16 bits, then into 32.
-///
-/// # Safety
-/// Every tap has eight readable bytes; `weights` are packed for it, none is -128.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn narrow_taps(dw: &Depthwise, weights: *const i8, from: *const i8, channel: usize) -> [int32x4_t; 2] {
-    // SAFETY: the function's contract; bias is filled up to whole lane blocks.
-    unsafe {
-        let bias = dw.bias.as_slice().as_ptr().add(channel);
-        let mut acc = [vld1q_s32(bias), vld1q_s32(bias.add(4))];
-        let mut weights = weights.add(channel * dw.taps.len() * 2);
-        for &[a, b] in &dw.taps {
-            let w = vld1q_s8(weights);
-            weights = weights.add(16);
-            let sum = vmlal_s8(vmull_s8(vld1_s8(from.add(a)), vget_low_s8(w)), vld1_s8(from.add(b)), vget_high_s8(w));
-            acc = [vaddw_s16(acc[0], vget_low_s16(sum)), vaddw_high_s16(acc[1], sum)];
-        }
-        acc
-    }
-}
-
-/// 16-bit taps.
-///
-/// # Safety
-/// Every tap has eight readable bytes.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn wide_taps(dw: &Depthwise, from: *const i8, channel: usize) -> [int32x4_t; 2] {
-    // SAFETY: the function's contract; bias and weights are filled up to whole lane blocks.
-    unsafe {
-        let bias = dw.bias.as_slice().as_ptr().add(channel);
-        let mut acc = [vld1q_s32(bias), vld1q_s32(bias.add(4))];
-        let weights = dw.paired.as_slice().as_ptr().add(channel * dw.taps.len() * 2);
-        for (i, &[a, b]) in dw.taps.iter().enumerate() {
-            let w = vld2q_s16(weights.add(i * DW_LANES * 2));
-            for (tap, w) in [(a, w.0), (b, w.1)] {
-                let x = vmovl_s8(vld1_s8(from.add(tap)));
-                acc[0] = vmlal_s16(acc[0], vget_low_s16(x), vget_low_s16(w));
-                acc[1] = vmlal_high_s16(acc[1], x, w);
-            }
-        }
-        acc
-    }
 }
