@@ -15,7 +15,7 @@
 use super::super::conv::ConvParams;
 use super::super::depthwise::{DW_LANES, Depthwise};
 use super::super::pack::Aligned;
-use super::epilogue::{Finish, put, scaled};
+use super::epilogue::{Finish, put_eight, scaled};
 use super::sdot_lanes;
 use std::arch::aarch64::*;
 use std::ops::Range;
@@ -334,11 +334,10 @@ unsafe fn finish<const HIGH: usize>(lane: &Lane<'_>, acc: &[[int32x4_t; 2]; HIGH
     unsafe {
         if HIGH == 2 {
             let bytes = lane.finish.sixteen([values[0][0], values[0][1], values[1][0], values[1][1]]);
-            put(to, bytes, lane.count);
-            put(to.add(lane.to_steps[1]), vextq_s8::<8>(bytes, bytes), lane.count);
+            put_eight(to, vget_low_s8(bytes), lane.count);
+            put_eight(to.add(lane.to_steps[1]), vget_high_s8(bytes), lane.count);
         } else {
-            let bytes = lane.finish.eight(values[0]);
-            put(to, vcombine_s8(bytes, bytes), lane.count);
+            lane.finish.write(&values[0], to, lane.count);
         }
     }
 }
@@ -366,8 +365,8 @@ unsafe fn any_window(dw: &Depthwise, bytes: Option<&Aligned<i8>>, input: &[u8], 
                         None => wide_taps(dw, from, channel),
                     };
                     let scale = dw.scale.as_slice().as_ptr().add(channel);
-                    let bytes = finish.eight([scaled(acc[0], vld1q_f32(scale)), scaled(acc[1], vld1q_f32(scale.add(4)))]);
-                    put(output.as_mut_ptr().add(pixel + channel), vcombine_s8(bytes, bytes), count);
+                    let values = [scaled(acc[0], vld1q_f32(scale)), scaled(acc[1], vld1q_f32(scale.add(4)))];
+                    finish.write(&values, output.as_mut_ptr().add(pixel + channel), count);
                 }
             }
         }

@@ -34,15 +34,22 @@ impl Finish {
         vminq_s8(vmaxq_s8(vqmovn_high_s16(vqmovn_s16(first), last), self.low), self.high)
     }
 
-    /// [`Finish::sixteen`], or [`Finish::eight`] in the lower half.
+    /// Writes the first `count` of `QUADS * 4` whole numbers, zero point not yet added.
+    ///
+    /// # Safety
+    /// `count` bytes at `to` are writable, `count <= QUADS * 4`, `QUADS` is 2 or 4.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub fn lanes<const QUADS: usize>(&self, values: &[int32x4_t; QUADS]) -> int8x16_t {
-        if QUADS == 4 {
-            return self.sixteen([values[0], values[1], values[2], values[3]]);
+    pub unsafe fn write<const QUADS: usize>(&self, values: &[int32x4_t; QUADS], to: *mut u8, count: usize) {
+        // SAFETY: the function's contract.
+        unsafe {
+            if QUADS == 4 {
+                let bytes = self.sixteen([values[0], values[1], values[2], values[3]]);
+                if count == 16 { vst1q_s8(to.cast(), bytes) } else { put_some(to, bytes, count) }
+            } else {
+                put_eight(to, self.eight([values[0], values[1]]), count);
+            }
         }
-        let bytes = self.eight([values[0], values[1]]);
-        vcombine_s8(bytes, bytes)
     }
 }
 
@@ -64,30 +71,27 @@ pub(super) fn plus(add: &AddQuant, quant: &OutputQuant, acc: int32x4_t, scale: f
     vcvtnq_s32_f32(vaddq_f32(vmulq_n_f32(own, add.a_ratio), vmulq_n_f32(other, add.b_ratio)))
 }
 
-/// Writes the first `count` of sixteen bytes.
+/// Writes the first `count` of eight bytes.
 ///
 /// # Safety
-/// `count` bytes at `to` are writable, `count <= 16`.
+/// `count` bytes at `to` are writable, `count <= 8`.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) unsafe fn put(mut to: *mut u8, bytes: int8x16_t, count: usize) {
-    let mut words = vreinterpretq_u64_s8(bytes);
-    // SAFETY: the steps write as many bytes as the bits of `count` stand for.
+pub(super) unsafe fn put_eight(to: *mut u8, bytes: int8x8_t, count: usize) {
+    // SAFETY: the function's contract.
+    unsafe { if count == 8 { vst1_s8(to.cast(), bytes) } else { put_some(to, vcombine_s8(bytes, bytes), count) } }
+}
+
+/// # Safety
+/// `count` bytes at `to` are writable, `count <= 16`.
+#[cold]
+#[target_feature(enable = "neon")]
+unsafe fn put_some(to: *mut u8, bytes: int8x16_t, count: usize) {
+    let mut all = [0u8; 16];
+    // SAFETY: the array has 16 bytes; the function's contract.
     unsafe {
-        if count == 16 {
-            return vst1q_s8(to.cast(), bytes);
-        }
-        if count & 8 != 0 {
-            vst1q_lane_u64::<0>(to.cast(), words);
-            (to, words) = (to.add(8), vdupq_laneq_u64::<1>(words));
-        }
-        let mut rest = vgetq_lane_u64::<0>(words);
-        for size in [4, 2, 1] {
-            if count & size != 0 {
-                std::ptr::copy_nonoverlapping((&raw const rest).cast::<u8>(), to, size);
-                (to, rest) = (to.add(size), rest >> (8 * size));
-            }
-        }
+        vst1q_s8(all.as_mut_ptr().cast(), bytes);
+        std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
     }
 }
 
