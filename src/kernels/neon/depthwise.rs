@@ -165,6 +165,48 @@ const fn dot_words(rows: usize) -> usize {
 /// Weights that stay in registers over a row.
 const HELD: usize = 12;
 
+/// `acc[y][..] +=` the plain products of a window: `$window[kx]` is a column. Macros, so that everything unrolls where it stands.
+macro_rules! plain_sums {
+    ($window:ident, $held:ident, $weights:expr, $acc:ident) => {
+        plain_sums!($window, $held, $weights, $acc, 0 2 4 6 8);
+        if KERNEL == 5 {
+            plain_sums!($window, $held, $weights, $acc, 10 12 14 16 18 20 22 24);
+        }
+    };
+    ($window:ident, $held:ident, $weights:expr, $acc:ident, $($tap:literal)*) => {
+        $(
+            let weight = |tap: usize| match (KERNEL, tap % 2) {
+                (3, 0) => vget_low_s8($held[tap / 2 % HELD]),
+                (3, _) => vget_high_s8($held[tap / 2 % HELD]),
+                _ => vld1_s8($weights.add(tap * DW_LANES)),
+            };
+            for (y, acc) in $acc.iter_mut().enumerate() {
+                let x = |tap: usize| vget_low_s8($window[tap % KERNEL][tap / KERNEL + y]);
+                let mut sum = vmull_s8(x($tap), weight($tap));
+                if $tap + 1 < KERNEL * KERNEL {
+                    sum = vmlal_s8(sum, x($tap + 1), weight($tap + 1));
+                }
+                *acc = [vaddw_s16(acc[0], vget_low_s16(sum)), vaddw_high_s16(acc[1], sum)];
+            }
+        )*
+    };
+}
+
+/// The same with dot products.
+macro_rules! dot_sums {
+    ($window:ident, $held:ident, $weights:expr, $acc:ident) => {
+        for (kx, column) in $window.iter().enumerate() {
+            for (word, x) in column.iter().enumerate() {
+                for (y, acc) in $acc.iter_mut().enumerate() {
+                    let index = ((y * (WORDS / 2) + word / 2) * KERNEL + kx) * 2 + word % 2;
+                    let w = if KERNEL == 3 { $held[index % HELD] } else { vld1q_s8($weights.add(index * 16)) };
+                    acc[word % 2] = sdot_lanes(acc[word % 2], w, *x);
+                }
+            }
+        }
+    };
+}
+
 /// Defines the [`Slide`] `$name`, which goes along a row by `$walk`: columns of `$words(rows)` registers that `$column` loads
 /// and `$sums` multiplies. Once for each set of CPU features, because what is called must have the caller's to be inlined.
 macro_rules! slide {
@@ -212,7 +254,7 @@ macro_rules! slide {
                         }
                         let window: [&[int8x16_t; WORDS]; KERNEL] = std::array::from_fn(|kx| &columns[($i * STRIDE + kx) % KERNEL]);
                         let mut acc = [lane.bias; HIGH];
-                        $sums::<KERNEL, HIGH, WORDS>(&window, &held, lane.weights, &mut acc);
+                        $sums!(window, held, lane.weights, acc);
                         finish::<HIGH>(lane, &acc, to);
                         (to, left) = (to.add(lane.to_steps[0]), left - 1);
                         if left == 0 {
@@ -269,57 +311,6 @@ unsafe fn dot_column<const ROWS: usize, const WORDS: usize>(lane: &Lane<'_>, at:
         words[2 * group + 1] = vreinterpretq_s8_s16(vzip2q_s16(low, high));
     }
     words
-}
-
-/// # Safety
-/// `weights` are packed for the window; `held` are the first of them where the kernel is 3.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn plain_sums<const KERNEL: usize, const HIGH: usize, const WORDS: usize>(
-    window: &[&[int8x16_t; WORDS]; KERNEL],
-    held: &[int8x16_t; HELD],
-    weights: *const i8,
-    acc: &mut [[int32x4_t; 2]; HIGH],
-) {
-    let weight = |tap: usize| match (KERNEL, tap % 2) {
-        (3, 0) => vget_low_s8(held[tap / 2]),
-        (3, _) => vget_high_s8(held[tap / 2]),
-        // SAFETY: the function's contract.
-        _ => unsafe { vld1_s8(weights.add(tap * DW_LANES)) },
-    };
-    for tap in (0..KERNEL * KERNEL).step_by(2) {
-        for (y, acc) in acc.iter_mut().enumerate() {
-            let x = |tap: usize| vget_low_s8(window[tap % KERNEL][tap / KERNEL + y]);
-            let mut sum = vmull_s8(x(tap), weight(tap));
-            if tap + 1 < KERNEL * KERNEL {
-                sum = vmlal_s8(sum, x(tap + 1), weight(tap + 1));
-            }
-            *acc = [vaddw_s16(acc[0], vget_low_s16(sum)), vaddw_high_s16(acc[1], sum)];
-        }
-    }
-}
-
-/// # Safety
-/// As [`plain_sums`].
-#[inline]
-#[target_feature(enable = "neon,dotprod")]
-unsafe fn dot_sums<const KERNEL: usize, const HIGH: usize, const WORDS: usize>(
-    window: &[&[int8x16_t; WORDS]; KERNEL],
-    held: &[int8x16_t; HELD],
-    weights: *const i8,
-    acc: &mut [[int32x4_t; 2]; HIGH],
-) {
-    for (y, acc) in acc.iter_mut().enumerate() {
-        for (kx, column) in window.iter().enumerate() {
-            for (word, x) in column.iter().enumerate() {
-                let (group, half) = (word / 2, word % 2);
-                let index = ((y * (WORDS / 2) + group) * KERNEL + kx) * 2 + half;
-                // SAFETY: the function's contract.
-                let w = if KERNEL == 3 { held[index] } else { unsafe { vld1q_s8(weights.add(index * 16)) } };
-                acc[half] = sdot_lanes(acc[half], w, *x);
-            }
-        }
-    }
 }
 
 /// Requantizes and writes one pixel of each output row.
