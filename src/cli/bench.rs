@@ -1,7 +1,7 @@
 //! `jouled bench`.
 
 use super::{Failure, LimitArgs, inspect, output};
-use crate::engine::{self, BenchResult, Engine, Layers, Model, RunError};
+use crate::engine::{self, BenchResult, Effort, Engine, Layers, Model, RunError};
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +18,9 @@ pub struct Args {
     /// How long to measure.
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
     seconds: f64,
+    /// Make exactly so many timed runs, however long they take.
+    #[arg(long, value_name = "N", conflicts_with_all = ["seconds", "layers", "compare"], value_parser = clap::value_parser!(u32).range(1..))]
+    runs: Option<u32>,
     /// Measure every layer by itself, on one thread, against the CPU's calibrated peak.
     #[arg(long, conflicts_with = "compare")]
     layers: bool,
@@ -46,12 +49,13 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     }
     let threads = usize::from(args.threads);
     if args.compare.is_none() {
-        return output::print(&engine::bench(&model, threads, time).map_err(failed)?, args.json);
+        let effort = args.runs.map_or(Effort::Time(time), |runs| Effort::Runs(runs as usize));
+        return output::print(&engine::bench(&model, threads, effort).map_err(failed)?, args.json);
     }
     let limits = args.limits.limits();
     let other = Model::load_for(&args.model, &limits, Engine::Tract).map_err(|e| Failure::Running(e.to_string()))?;
-    let ours = engine::bench(&model, threads, time / 2).map_err(failed)?;
-    let tract = engine::bench(&other, threads, time / 2).map_err(failed)?;
+    let ours = engine::bench(&model, threads, Effort::Time(time / 2)).map_err(failed)?;
+    let tract = engine::bench(&other, threads, Effort::Time(time / 2)).map_err(failed)?;
     output::print(&Comparison { ratio: tract.min_us / ours.min_us, ours, tract }, args.json)
 }
 

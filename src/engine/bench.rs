@@ -63,8 +63,26 @@ pub struct Layers {
 const WARM_UPS: usize = 3;
 const MIN_RUNS: usize = 5;
 
-/// Runs `model` for about `time` after three warm-up runs, at least five times, and measures each run of the engine.
-pub fn bench(model: &Model, threads: usize, time: Duration) -> Result<BenchResult, RunError> {
+/// How long to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// About as long as this, at least five runs.
+    Time(Duration),
+    /// So many runs, at least one: what a count of instructions compares.
+    Runs(usize),
+}
+
+impl Effort {
+    fn is_done(self, runs: usize, start: Instant) -> bool {
+        match self {
+            Effort::Time(time) => runs >= MIN_RUNS && start.elapsed() >= time,
+            Effort::Runs(wanted) => runs >= wanted.max(1),
+        }
+    }
+}
+
+/// Runs `model` three times to warm up, then measures each run of the engine.
+pub fn bench(model: &Model, threads: usize, effort: Effort) -> Result<BenchResult, RunError> {
     let mut session = model.session(threads)?;
     fill(&mut session);
     for _ in 0..WARM_UPS {
@@ -72,7 +90,7 @@ pub fn bench(model: &Model, threads: usize, time: Duration) -> Result<BenchResul
     }
     let mut times = Vec::new();
     let start = Instant::now();
-    while times.len() < MIN_RUNS || start.elapsed() < time {
+    while !effort.is_done(times.len(), start) {
         let begin = Instant::now();
         session.run()?;
         times.push(begin.elapsed());

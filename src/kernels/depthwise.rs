@@ -35,9 +35,9 @@ pub(crate) struct Depthwise {
     /// Input bytes of the two taps of each pair, from the window's first.
     pub taps: Vec<[usize; 2]>,
     pub paired: Aligned<i16>,
-    /// `[lane block][tap pair][tap][lane]`, where every weight is above -128 and below 128.
+    /// The same weights as ARM's loops read them.
     #[cfg(target_arch = "aarch64")]
-    pub narrow: Option<Aligned<i8>>,
+    pub bytes: super::neon::ByteTaps,
     /// True where `acc * scale` may exceed 32 bits.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
     pub loud: bool,
@@ -77,7 +77,7 @@ impl Depthwise {
             taps: tap_pairs(params),
             paired: Aligned::new(&paired(&weights, padded)),
             #[cfg(target_arch = "aarch64")]
-            narrow: narrow(&paired(&weights, padded)),
+            bytes: super::neon::ByteTaps::pack(params, &weights, padded, is_sliding(params)),
             loud,
             sliding: is_sliding(params).then(|| Aligned::new(&sliding(params, &weights, padded))),
             bias: Aligned::new(&bias),
@@ -118,14 +118,6 @@ fn paired(weights: &[Vec<i16>], padded: usize) -> Vec<i16> {
         }
     }
     out
-}
-
-/// From `[lane][2]` to `[2][lane]`, in bytes.
-#[cfg(target_arch = "aarch64")]
-fn narrow(paired: &[i16]) -> Option<Aligned<i8>> {
-    let fits = paired.iter().all(|w| (-127..=127).contains(w));
-    let pair = |pair: &[i16]| [0, 1].map(|tap| std::array::from_fn::<i8, DW_LANES, _>(|lane| pair[2 * lane + tap] as i8));
-    fits.then(|| Aligned::new(paired.chunks_exact(2 * DW_LANES).flat_map(pair).collect::<Vec<_>>().as_flattened()))
 }
 
 /// Input rows that are interleaved.

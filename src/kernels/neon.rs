@@ -7,16 +7,21 @@
 //! neighbours of those into 32. Two products fit 16 bits unless both weights are -128 (`NarrowRule::NoMinimum`). Each
 //! channel has two partial sums, added at the end.
 //!
-//! Wide: `SMLAL` on 16-bit pairs, with the same two partial sums. Depthwise: eight channels, two taps in 16 bits as above
-//! where the weights allow, else 16-bit taps. Conversions round to nearest even and saturate, so no scale is too large here.
+//! Wide: `SMLAL` on 16-bit pairs, with the same two partial sums. Depthwise: see [`depthwise`].
 
 use super::conv::{Kernel, Strip};
-use super::depthwise::{DW_LANES, Depthwise};
-use super::pack::{LANES, NarrowRule, Run, Style, Weights};
+use super::depthwise::Depthwise;
+use super::pack::{GROUP, LANES, NarrowRule, Run, Style, Weights};
 use super::{AddQuant, OutputQuant};
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 use std::ops::Range;
+
+mod depthwise;
+mod epilogue;
+
+pub(crate) use depthwise::ByteTaps;
+use epilogue::{Finish, get, plus, scaled};
 
 /// Proof that the CPU has NEON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +79,7 @@ impl Kernel for Neon {
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
         dw.check(input, output, &rows);
         // SAFETY: `self` proves NEON; the buffers were checked.
-        unsafe { depthwise_rows(dw, input, output, rows) }
+        unsafe { depthwise::rows(dw, input, output, rows, false) }
     }
 }
 
@@ -83,6 +88,9 @@ impl Kernel for Dotprod {
 
     fn strip(self, strip: &mut Strip<'_>) {
         strip.check();
+        // Runs are read 16 bytes at a time, the last one too.
+        let end = strip.windows.last(strip.height, strip.width) + strip.block.span();
+        assert!(end + 16 - GROUP <= strip.input.len());
         // SAFETY: `self` proves the dot products; the strip was checked.
         unsafe {
             match strip.block.weights() {
@@ -98,7 +106,9 @@ impl Kernel for Dotprod {
     }
 
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
-        Neon(()).depthwise(dw, input, output, rows);
+        dw.check(input, output, &rows);
+        // SAFETY: `self` proves the dot products; the buffers were checked.
+        unsafe { depthwise::rows(dw, input, output, rows, true) }
     }
 }
 
@@ -148,6 +158,18 @@ fn sdot<const LANE: i32>(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int3
     acc
 }
 
+/// `acc[i] += w[4i..4i + 4] . x[4i..4i + 4]`.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn sdot_lanes(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+    // SAFETY: one arithmetic instruction on registers, which the target feature allows.
+    unsafe {
+        asm!("sdot {acc:v}.4s, {w:v}.16b, {x:v}.16b", acc = inout(vreg) acc, w = in(vreg) w, x = in(vreg) x,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    acc
+}
+
 /// Bytes to 16-bit numbers.
 ///
 /// # Safety
@@ -162,96 +184,6 @@ unsafe fn widen_bytes(bytes: &[u8], wide: &mut [u8]) {
     for (&byte, pair) in bytes[whole..].iter().zip(wide[2 * whole..].chunks_exact_mut(2)) {
         pair.copy_from_slice(&i16::from(byte as i8).to_le_bytes());
     }
-}
-
-// ---------------------------------------------------------------------------------------------------------- epilogue
-
-/// Zero point and range of an output.
-#[derive(Clone, Copy)]
-struct Finish {
-    zero: int16x8_t,
-    low: int8x8_t,
-    high: int8x8_t,
-}
-
-impl Finish {
-    #[target_feature(enable = "neon")]
-    fn new(quant: &OutputQuant) -> Finish {
-        Finish { zero: vdupq_n_s16(i16::from(quant.zero_point)), low: vdup_n_s8(quant.low), high: vdup_n_s8(quant.high) }
-    }
-
-    /// Whole numbers, zero point not yet added, as eight bytes.
-    #[inline]
-    #[target_feature(enable = "neon")]
-    fn bytes(&self, [a, b]: [int32x4_t; 2]) -> int8x8_t {
-        let words = vqaddq_s16(vcombine_s16(vqmovn_s32(a), vqmovn_s32(b)), self.zero);
-        vmin_s8(vmax_s8(vqmovn_s16(words), self.low), self.high)
-    }
-}
-
-/// Writes the first `count` of eight bytes.
-///
-/// # Safety
-/// `count` bytes at `to` are writable, `count <= 8`.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn put(to: *mut u8, bytes: int8x8_t, count: usize) {
-    // SAFETY: each branch writes `count` bytes.
-    unsafe {
-        if count == 8 {
-            return vst1_s8(to.cast(), bytes);
-        }
-        let mut all = [0i8; 8];
-        vst1_s8(all.as_mut_ptr(), bytes);
-        for (i, &byte) in all.iter().enumerate().take(count) {
-            *to.add(i) = byte as u8;
-        }
-    }
-}
-
-/// Reads `count` bytes; the rest is zero.
-///
-/// # Safety
-/// `count` bytes at `from` are readable, `count <= 8`.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn get(from: *const u8, count: usize) -> int8x8_t {
-    // SAFETY: each branch reads `count` bytes.
-    unsafe {
-        if count == 8 {
-            return vld1_s8(from.cast());
-        }
-        let mut all = [0i8; 8];
-        for (i, byte) in all.iter_mut().enumerate().take(count) {
-            *byte = *from.add(i) as i8;
-        }
-        vld1_s8(all.as_ptr())
-    }
-}
-
-/// `round_half_even(acc * scale)`.
-#[inline]
-#[target_feature(enable = "neon")]
-fn scaled(acc: int32x4_t, scale: float32x4_t) -> int32x4_t {
-    vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(acc), scale))
-}
-
-/// The convolution's own value, requantized, plus the residual: whole numbers, zero point not yet added.
-#[inline]
-#[target_feature(enable = "neon")]
-fn plus(add: &AddQuant, quant: &OutputQuant, acc: [int32x4_t; 2], scale: [float32x4_t; 2], other: int8x8_t) -> [int32x4_t; 2] {
-    let (low, high) = quant.bounds();
-    let other = vmovl_s8(other);
-    let others = [vmovl_s16(vget_low_s16(other)), vmovl_high_s16(other)];
-    let mut sums = acc;
-    for half in 0..2 {
-        let own = vmulq_f32(vcvtq_f32_s32(acc[half]), scale[half]);
-        let own = vrndnq_f32(vminq_f32(vmaxq_f32(own, vdupq_n_f32(low)), vdupq_n_f32(high)));
-        let other = vcvtq_f32_s32(vsubq_s32(others[half], vdupq_n_s32(i32::from(add.b_zero))));
-        let sum = vaddq_f32(vmulq_n_f32(own, add.a_ratio), vmulq_n_f32(other, add.b_ratio));
-        sums[half] = vcvtnq_s32_f32(sum);
-    }
-    sums
 }
 
 // ------------------------------------------------------------------------------------------------------------- dense
@@ -293,22 +225,48 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Requantizes and writes eight lanes from `lane` of one pixel.
+    /// Requantizes and writes `QUADS * 4` lanes from `lane` of `PIXELS` pixels.
     ///
     /// # Safety
-    /// The pixel and the residual have the strip's `columns` bytes.
+    /// The row has `PIXELS` pixels left from `at`.
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn emit(&self, acc: [int32x4_t; 2], lane: usize, pixel: *mut u8, residual: *const u8) {
-        let count = self.columns.saturating_sub(lane).min(8);
-        // SAFETY: scale has 16 lanes; `count` bytes from `lane` are part of `columns`.
+    unsafe fn emit<const QUADS: usize, const PIXELS: usize>(&self, acc: [[int32x4_t; QUADS]; PIXELS], lane: usize, at: &At) {
+        // SAFETY: scale has 16 lanes; the lanes are part of `columns` where all are written.
         unsafe {
-            let scale = [vld1q_f32(self.scale.as_ptr().add(lane)), vld1q_f32(self.scale.as_ptr().add(lane + 4))];
-            let values = match self.add {
-                None => [scaled(acc[0], scale[0]), scaled(acc[1], scale[1])],
-                Some(add) => plus(add, self.quant, acc, scale, get(residual.add(lane), count)),
+            if self.add.is_some() || self.columns < lane + 4 * QUADS {
+                return acc.into_iter().enumerate().for_each(|(p, acc)| self.emit_one(acc, lane, p, at));
+            }
+            let scale: [float32x4_t; QUADS] = std::array::from_fn(|q| vld1q_f32(self.scale.as_ptr().add(lane + 4 * q)));
+            for (p, acc) in acc.iter().enumerate() {
+                let to = at.pixel.add(p * self.steps[1] + lane);
+                self.finish.write(&std::array::from_fn::<_, QUADS, _>(|q| scaled(acc[q], scale[q])), to, 4 * QUADS);
+            }
+        }
+    }
+
+    /// The same for one pixel: with a residual, or with lanes past the last column.
+    ///
+    /// # Safety
+    /// The row has more than `p` pixels left from `at`.
+    #[inline(never)]
+    #[target_feature(enable = "neon")]
+    unsafe fn emit_one<const QUADS: usize>(&self, acc: [int32x4_t; QUADS], lane: usize, p: usize, at: &At) {
+        let count = self.columns.saturating_sub(lane).min(4 * QUADS);
+        let (to, residual) = (at.pixel.wrapping_add(p * self.steps[1] + lane), at.residual.wrapping_add(p * self.steps[2] + lane));
+        // SAFETY: scale has 16 lanes; `count` bytes from `lane` are part of `columns`, which the output and the residual have.
+        unsafe {
+            let scale = |q: usize| vld1q_f32(self.scale.as_ptr().add(lane + 4 * q));
+            let values: [int32x4_t; QUADS] = match self.add {
+                None => std::array::from_fn(|q| scaled(acc[q], scale(q))),
+                Some(add) => {
+                    let other = get(residual, count);
+                    let others = [vmovl_s8(vget_low_s8(other)), vmovl_high_s8(other)];
+                    let quad = |q: usize| if q % 2 == 0 { vget_low_s16(others[q / 2]) } else { vget_high_s16(others[q / 2]) };
+                    std::array::from_fn(|q| plus(add, self.quant, acc[q], scale(q), quad(q)))
+                }
             };
-            put(pixel.add(lane), self.finish.bytes(values), count);
+            self.finish.write(&values, to, count);
         }
     }
 }
@@ -387,10 +345,8 @@ unsafe fn tile<const FORM: bool, const PIXELS: usize>(shared: &Shared<'_>, at: &
                 narrow(shared, lane, at.window, &mut acc);
             }
             let bias = [vld1q_s32(shared.bias.as_ptr().add(lane)), vld1q_s32(shared.bias.as_ptr().add(lane + 4))];
-            for (p, acc) in acc.iter().enumerate() {
-                let sums = [vaddq_s32(vpaddq_s32(acc[0], acc[1]), bias[0]), vaddq_s32(vpaddq_s32(acc[2], acc[3]), bias[1])];
-                shared.emit(sums, lane, at.pixel.add(p * shared.steps[1]), at.residual.wrapping_add(p * shared.steps[2]));
-            }
+            let sums = acc.map(|acc| [vaddq_s32(vpaddq_s32(acc[0], acc[1]), bias[0]), vaddq_s32(vpaddq_s32(acc[2], acc[3]), bias[1])]);
+            shared.emit(sums, lane, at);
         }
     }
 }
@@ -413,30 +369,91 @@ unsafe fn broadcast(from: *const i8) -> int8x16_t {
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn narrow<const PIXELS: usize>(shared: &Shared<'_>, lane: usize, window: *const i8, acc: &mut [[int32x4_t; 4]; PIXELS]) {
-    let step = shared.steps[0];
-    // SAFETY: the function's contract.
+    // SAFETY: the function's contract; pointers move at most one group past the last.
     unsafe {
         let mut weights = shared.weights.add(lane * 4);
         for run in shared.runs {
-            let from = window.add(run.offset);
-            for group in (0..run.groups).step_by(2) {
-                let both = group + 1 < run.groups;
+            let mut from: [*const i8; PIXELS] = std::array::from_fn(|p| window.add(run.offset + p * shared.steps[0]));
+            for _ in 0..run.groups / 2 {
+                let next = weights.wrapping_add(shared.group);
+                let (w, v) = ([vld1q_s8(weights), vld1q_s8(weights.add(16))], [vld1q_s8(next), vld1q_s8(next.add(16))]);
+                weights = next.wrapping_add(shared.group);
+                for (from, acc) in from.iter_mut().zip(acc.iter_mut()) {
+                    narrow_pair(from, w, v, acc);
+                }
+            }
+            if run.groups % 2 == 1 {
                 let w = [vld1q_s8(weights), vld1q_s8(weights.add(16))];
-                let v =
-                    if both { [vld1q_s8(weights.add(shared.group)), vld1q_s8(weights.add(shared.group + 16))] } else { [vdupq_n_s8(0); 2] };
-                weights = weights.add(shared.group * if both { 2 } else { 1 });
-                for (p, acc) in acc.iter_mut().enumerate() {
-                    let x = broadcast(from.add(p * step + group * 4));
-                    let z = if both { broadcast(from.add(p * step + group * 4 + 4)) } else { x };
-                    for q in 0..2 {
-                        let low = vmlal_s8(vmull_s8(vget_low_s8(x), vget_low_s8(w[q])), vget_low_s8(z), vget_low_s8(v[q]));
-                        let high = vmlal_high_s8(vmull_high_s8(x, w[q]), z, v[q]);
-                        acc[2 * q] = vpadalq_s16(acc[2 * q], low);
-                        acc[2 * q + 1] = vpadalq_s16(acc[2 * q + 1], high);
-                    }
+                weights = weights.wrapping_add(shared.group);
+                for (from, acc) in from.iter().zip(acc.iter_mut()) {
+                    narrow_single(*from, w, acc);
                 }
             }
         }
+    }
+}
+
+/// Two groups of one pixel, whose bytes follow each other; `from` moves behind them. In assembly, because compilers take the
+/// broadcast apart again and move the sums about.
+///
+/// # Safety
+/// Eight bytes are readable.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn narrow_pair(from: &mut *const i8, w: [int8x16_t; 2], v: [int8x16_t; 2], acc: &mut [int32x4_t; 4]) {
+    let [a, b, c, d] = acc;
+    // SAFETY: arithmetic on registers and two loads of four bytes.
+    unsafe {
+        asm!(
+            "ld1r {{{x:v}.4s}}, [{from}], #4",
+            "ld1r {{{z:v}.4s}}, [{from}], #4",
+            "smull {p:v}.8h, {x:v}.8b, {w0:v}.8b",
+            "smull2 {q:v}.8h, {x:v}.16b, {w0:v}.16b",
+            "smull {r:v}.8h, {x:v}.8b, {w1:v}.8b",
+            "smull2 {x:v}.8h, {x:v}.16b, {w1:v}.16b",
+            "smlal {p:v}.8h, {z:v}.8b, {v0:v}.8b",
+            "smlal2 {q:v}.8h, {z:v}.16b, {v0:v}.16b",
+            "smlal {r:v}.8h, {z:v}.8b, {v1:v}.8b",
+            "smlal2 {x:v}.8h, {z:v}.16b, {v1:v}.16b",
+            "sadalp {a:v}.4s, {p:v}.8h",
+            "sadalp {b:v}.4s, {q:v}.8h",
+            "sadalp {c:v}.4s, {r:v}.8h",
+            "sadalp {d:v}.4s, {x:v}.8h",
+            from = inout(reg) *from,
+            w0 = in(vreg) w[0], w1 = in(vreg) w[1], v0 = in(vreg) v[0], v1 = in(vreg) v[1],
+            a = inout(vreg) *a, b = inout(vreg) *b, c = inout(vreg) *c, d = inout(vreg) *d,
+            x = out(vreg) _, z = out(vreg) _, p = out(vreg) _, q = out(vreg) _, r = out(vreg) _,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+}
+
+/// One group of one pixel.
+///
+/// # Safety
+/// Four bytes are readable.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn narrow_single(from: *const i8, w: [int8x16_t; 2], acc: &mut [int32x4_t; 4]) {
+    let [a, b, c, d] = acc;
+    // SAFETY: arithmetic on registers and a load of four bytes.
+    unsafe {
+        asm!(
+            "ld1r {{{x:v}.4s}}, [{from}]",
+            "smull {p:v}.8h, {x:v}.8b, {w0:v}.8b",
+            "smull2 {q:v}.8h, {x:v}.16b, {w0:v}.16b",
+            "smull {r:v}.8h, {x:v}.8b, {w1:v}.8b",
+            "smull2 {x:v}.8h, {x:v}.16b, {w1:v}.16b",
+            "sadalp {a:v}.4s, {p:v}.8h",
+            "sadalp {b:v}.4s, {q:v}.8h",
+            "sadalp {c:v}.4s, {r:v}.8h",
+            "sadalp {d:v}.4s, {x:v}.8h",
+            from = in(reg) from,
+            w0 = in(vreg) w[0], w1 = in(vreg) w[1],
+            a = inout(vreg) *a, b = inout(vreg) *b, c = inout(vreg) *c, d = inout(vreg) *d,
+            x = out(vreg) _, p = out(vreg) _, q = out(vreg) _, r = out(vreg) _,
+            options(readonly, nostack, preserves_flags)
+        );
     }
 }
 
@@ -489,7 +506,8 @@ unsafe fn dot_rows(strip: &mut Strip<'_>, weights: *const i8) {
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn dot_tile<const QUADS: usize, const PIXELS: usize>(shared: &Shared<'_>, at: &At) {
     let mut acc = [[vdupq_n_s32(0); QUADS]; PIXELS];
-    // SAFETY: a run's bytes are inside every window; weights have `QUADS * 16` bytes for each group; bias has 16 lanes.
+    // SAFETY: a run's bytes are inside every window and 12 more behind it are readable; weights have `QUADS * 16` bytes for each
+    // group; bias has 16 lanes.
     unsafe {
         for q in 0..QUADS {
             let bias = vld1q_s32(shared.bias.as_ptr().add(q * 4));
@@ -497,32 +515,28 @@ unsafe fn dot_tile<const QUADS: usize, const PIXELS: usize>(shared: &Shared<'_>,
         }
         let mut weights = shared.weights;
         for run in shared.runs {
-            let from = at.window.add(run.offset);
-            let fours = run.groups / 4;
-            for four in 0..fours {
-                let mut x = [vdupq_n_s8(0); PIXELS];
-                for (p, x) in x.iter_mut().enumerate() {
-                    *x = vld1q_s8(from.add(p * shared.steps[0] + four * 16));
-                }
+            let from: [*const i8; PIXELS] = std::array::from_fn(|p| at.window.add(run.offset + p * shared.steps[0]));
+            let bytes = run.groups / 4 * 16;
+            for i in (0..bytes).step_by(16) {
+                let x = from.map(|from| vld1q_s8(from.add(i)));
                 dot_group::<0, QUADS, PIXELS>(&mut weights, &x, &mut acc);
                 dot_group::<1, QUADS, PIXELS>(&mut weights, &x, &mut acc);
                 dot_group::<2, QUADS, PIXELS>(&mut weights, &x, &mut acc);
                 dot_group::<3, QUADS, PIXELS>(&mut weights, &x, &mut acc);
             }
-            for group in fours * 4..run.groups {
-                let mut x = [vdupq_n_s8(0); PIXELS];
-                for (p, x) in x.iter_mut().enumerate() {
-                    *x = broadcast(from.add(p * shared.steps[0] + group * 4));
-                }
+            let rest = run.groups % 4;
+            if rest > 0 {
+                let x = from.map(|from| vld1q_s8(from.add(bytes)));
                 dot_group::<0, QUADS, PIXELS>(&mut weights, &x, &mut acc);
+                if rest > 1 {
+                    dot_group::<1, QUADS, PIXELS>(&mut weights, &x, &mut acc);
+                }
+                if rest > 2 {
+                    dot_group::<2, QUADS, PIXELS>(&mut weights, &x, &mut acc);
+                }
             }
         }
-        for (p, acc) in acc.iter().enumerate() {
-            for q in (0..QUADS).step_by(2) {
-                let pixel = at.pixel.add(p * shared.steps[1]);
-                shared.emit([acc[q], acc[q + 1]], q * 4, pixel, at.residual.wrapping_add(p * shared.steps[2]));
-            }
-        }
+        shared.emit(acc, 0, at);
     }
 }
 
@@ -545,81 +559,4 @@ unsafe fn dot_group<const LANE: i32, const QUADS: usize, const PIXELS: usize>(
         }
     }
     *weights = weights.wrapping_add(QUADS * 16);
-}
-
-// --------------------------------------------------------------------------------------------------------- depthwise
-
-/// # Safety
-/// `dw.check` passed.
-#[target_feature(enable = "neon")]
-unsafe fn depthwise_rows(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
-    let base = dw.output.rows(rows.clone()).start;
-    let finish = Finish::new(&dw.quant);
-    let channels = dw.output.channels;
-    for y in rows {
-        for channel in (0..channels).step_by(DW_LANES) {
-            let count = DW_LANES.min(channels - channel);
-            for x in 0..dw.output.width {
-                let (window, pixel) = (dw.origin + y * dw.steps[0] + x * dw.steps[1], dw.output.offset(y, x) - base);
-                // SAFETY: every tap of the window is inside the input and eight bytes are readable there because of the
-                // slack; weights, bias and scale are filled up to whole lane blocks; the pixel is inside the output.
-                unsafe {
-                    let from = input.as_ptr().add(window + channel).cast();
-                    let acc = match &dw.narrow {
-                        Some(weights) => narrow_taps(dw, weights.as_slice().as_ptr(), from, channel),
-                        None => wide_taps(dw, from, channel),
-                    };
-                    let scale = dw.scale.as_slice().as_ptr().add(channel);
-                    let values = [scaled(acc[0], vld1q_f32(scale)), scaled(acc[1], vld1q_f32(scale.add(4)))];
-                    put(output.as_mut_ptr().add(pixel + channel), finish.bytes(values), count);
-                }
-            }
-        }
-    }
-}
-
-/// Two taps in 16 bits, then into 32.
-///
-/// # Safety
-/// Every tap has eight readable bytes; `weights` are packed for it, none is -128.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn narrow_taps(dw: &Depthwise, weights: *const i8, from: *const i8, channel: usize) -> [int32x4_t; 2] {
-    // SAFETY: the function's contract; bias is filled up to whole lane blocks.
-    unsafe {
-        let bias = dw.bias.as_slice().as_ptr().add(channel);
-        let mut acc = [vld1q_s32(bias), vld1q_s32(bias.add(4))];
-        let mut weights = weights.add(channel * dw.taps.len() * 2);
-        for &[a, b] in &dw.taps {
-            let w = vld1q_s8(weights);
-            weights = weights.add(16);
-            let sum = vmlal_s8(vmull_s8(vld1_s8(from.add(a)), vget_low_s8(w)), vld1_s8(from.add(b)), vget_high_s8(w));
-            acc = [vaddw_s16(acc[0], vget_low_s16(sum)), vaddw_high_s16(acc[1], sum)];
-        }
-        acc
-    }
-}
-
-/// 16-bit taps.
-///
-/// # Safety
-/// Every tap has eight readable bytes.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn wide_taps(dw: &Depthwise, from: *const i8, channel: usize) -> [int32x4_t; 2] {
-    // SAFETY: the function's contract; bias and weights are filled up to whole lane blocks.
-    unsafe {
-        let bias = dw.bias.as_slice().as_ptr().add(channel);
-        let mut acc = [vld1q_s32(bias), vld1q_s32(bias.add(4))];
-        let weights = dw.paired.as_slice().as_ptr().add(channel * dw.taps.len() * 2);
-        for (i, &[a, b]) in dw.taps.iter().enumerate() {
-            let w = vld2q_s16(weights.add(i * DW_LANES * 2));
-            for (tap, w) in [(a, w.0), (b, w.1)] {
-                let x = vmovl_s8(vld1_s8(from.add(tap)));
-                acc[0] = vmlal_s16(acc[0], vget_low_s16(x), vget_low_s16(w));
-                acc[1] = vmlal_high_s16(acc[1], x, w);
-            }
-        }
-        acc
-    }
 }
