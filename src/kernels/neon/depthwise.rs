@@ -241,7 +241,8 @@ macro_rules! slide {
             let (mut at, mut to, mut left) = (0, lane.to, lane.width);
             // SAFETY: the function's contract.
             unsafe {
-                let held: [int8x16_t; HELD] = std::array::from_fn(|i| if KERNEL == 3 { vld1q_s8(lane.weights.add(i * 16)) } else { vdupq_n_s8(0) });
+                let held: [int8x16_t; HELD] =
+                    std::array::from_fn(|i| if KERNEL == 3 { vld1q_s8(lane.weights.add(i * 16)) } else { vdupq_n_s8(0) });
                 for column in columns.iter_mut().take(KERNEL - STRIDE) {
                     *column = $column::<ROWS, WORDS>(lane, at);
                     at += lane.step;
