@@ -378,8 +378,11 @@ unsafe fn narrow<const PIXELS: usize>(shared: &Shared<'_>, lane: usize, window: 
                 let next = weights.wrapping_add(shared.group);
                 let (w, v) = ([vld1q_s8(weights), vld1q_s8(weights.add(16))], [vld1q_s8(next), vld1q_s8(next.add(16))]);
                 weights = next.wrapping_add(shared.group);
-                for (from, acc) in from.iter_mut().zip(acc.iter_mut()) {
-                    narrow_pair(from, w, v, acc);
+                for (from, acc) in from.as_chunks_mut::<2>().0.iter_mut().zip(acc.as_chunks_mut::<2>().0) {
+                    narrow_pair_twice(from, w, v, acc);
+                }
+                if PIXELS == 1 {
+                    narrow_pair(&mut from[0], w, v, &mut acc[0]);
                 }
             }
             if run.groups % 2 == 1 {
@@ -423,6 +426,56 @@ unsafe fn narrow_pair(from: &mut *const i8, w: [int8x16_t; 2], v: [int8x16_t; 2]
             w0 = in(vreg) w[0], w1 = in(vreg) w[1], v0 = in(vreg) v[0], v1 = in(vreg) v[1],
             a = inout(vreg) *a, b = inout(vreg) *b, c = inout(vreg) *c, d = inout(vreg) *d,
             x = out(vreg) _, z = out(vreg) _, p = out(vreg) _, q = out(vreg) _, r = out(vreg) _,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+}
+
+/// The same for two pixels, in turn: cores that start instructions in order never wait for a product.
+///
+/// # Safety
+/// Eight bytes are readable from each.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn narrow_pair_twice(from: &mut [*const i8; 2], w: [int8x16_t; 2], v: [int8x16_t; 2], acc: &mut [[int32x4_t; 4]; 2]) {
+    let ([left, right], [[a, b, c, d], [e, f, g, h]]) = (from, acc);
+    // SAFETY: arithmetic on registers and four loads of four bytes.
+    unsafe {
+        asm!(
+            "ld1r {{{x:v}.4s}}, [{left}], #4",
+            "ld1r {{{y:v}.4s}}, [{right}], #4",
+            "ld1r {{{z:v}.4s}}, [{left}], #4",
+            "ld1r {{{t:v}.4s}}, [{right}], #4",
+            "smull {p:v}.8h, {x:v}.8b, {w0:v}.8b",
+            "smull {i:v}.8h, {y:v}.8b, {w0:v}.8b",
+            "smull2 {q:v}.8h, {x:v}.16b, {w0:v}.16b",
+            "smull2 {j:v}.8h, {y:v}.16b, {w0:v}.16b",
+            "smull {r:v}.8h, {x:v}.8b, {w1:v}.8b",
+            "smull {k:v}.8h, {y:v}.8b, {w1:v}.8b",
+            "smull2 {x:v}.8h, {x:v}.16b, {w1:v}.16b",
+            "smull2 {y:v}.8h, {y:v}.16b, {w1:v}.16b",
+            "smlal {p:v}.8h, {z:v}.8b, {v0:v}.8b",
+            "smlal {i:v}.8h, {t:v}.8b, {v0:v}.8b",
+            "smlal2 {q:v}.8h, {z:v}.16b, {v0:v}.16b",
+            "smlal2 {j:v}.8h, {t:v}.16b, {v0:v}.16b",
+            "smlal {r:v}.8h, {z:v}.8b, {v1:v}.8b",
+            "smlal {k:v}.8h, {t:v}.8b, {v1:v}.8b",
+            "smlal2 {x:v}.8h, {z:v}.16b, {v1:v}.16b",
+            "smlal2 {y:v}.8h, {t:v}.16b, {v1:v}.16b",
+            "sadalp {a:v}.4s, {p:v}.8h",
+            "sadalp {e:v}.4s, {i:v}.8h",
+            "sadalp {b:v}.4s, {q:v}.8h",
+            "sadalp {f:v}.4s, {j:v}.8h",
+            "sadalp {c:v}.4s, {r:v}.8h",
+            "sadalp {g:v}.4s, {k:v}.8h",
+            "sadalp {d:v}.4s, {x:v}.8h",
+            "sadalp {h:v}.4s, {y:v}.8h",
+            left = inout(reg) *left, right = inout(reg) *right,
+            w0 = in(vreg) w[0], w1 = in(vreg) w[1], v0 = in(vreg) v[0], v1 = in(vreg) v[1],
+            a = inout(vreg) *a, b = inout(vreg) *b, c = inout(vreg) *c, d = inout(vreg) *d,
+            e = inout(vreg) *e, f = inout(vreg) *f, g = inout(vreg) *g, h = inout(vreg) *h,
+            x = out(vreg) _, y = out(vreg) _, z = out(vreg) _, t = out(vreg) _,
+            p = out(vreg) _, q = out(vreg) _, r = out(vreg) _, i = out(vreg) _, j = out(vreg) _, k = out(vreg) _,
             options(readonly, nostack, preserves_flags)
         );
     }
