@@ -5,6 +5,7 @@
 pub mod lowering;
 pub mod operator;
 mod qdq;
+mod ranked;
 
 use super::error::{LoadCause, RunError, no_panic};
 use super::limits::Limits;
@@ -30,6 +31,7 @@ static ONNX: LazyLock<Onnx> = LazyLock::new(|| {
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
     onnx.op_register.insert("QuantizeLinear", qdq::quantize_linear);
     onnx.op_register.insert("DequantizeLinear", qdq::dequantize_linear);
+    onnx.op_register.insert("LayerNormalization", ranked::layer_norm);
     onnx.op_register.insert(OP_TYPE, operator::build);
     onnx
 });

@@ -147,10 +147,24 @@ fn along_an_axis() {
         let softmax = with_int(microsoft(native("QLinearSoftmax", &["x", "s", "z", "s", "z"])), "axis", axis);
         refused(&["QLinearSoftmax to y"], &uint8_model(&IMAGE, vec![], vec![with_int(softmax, "opset", 13)]));
     }
+    for axis in [-5, i64::MIN, 4, i64::MAX] {
+        let gamma = f32s("g", &[6], &[1.0; 6]);
+        let norm = with_int(node("LayerNormalization", &["f", "g"], &["r"]), "axis", axis);
+        refused(&["LayerNormalization to r", "is outside 4 axes"], &uint8_model(&IMAGE, vec![gamma], qdq(norm)));
+    }
     for length in [5, 7, 0] {
         let gamma = f32s("g", &[length], &vec![1.0; length as usize]);
         refused(&["LayerNormalization"], &uint8_model(&IMAGE, vec![gamma], qdq(node("LayerNormalization", &["f", "g"], &["r"]))));
     }
+}
+
+#[test]
+fn transpositions_and_concatenations_of_nothing() {
+    for axes in [[0, 0, 2, 3], [0, 1, 2, 4], [0, 1, 2, -1]] {
+        let transpose = with_ints(node("Transpose", &["f"], &["r"]), "perm", &axes);
+        refused(&["Transpose to r", "every axis once"], &uint8_model(&IMAGE, vec![], qdq(transpose)));
+    }
+    refused(&["Concat"], &uint8_model(&IMAGE, vec![], qdq(with_int(node("Concat", &[], &["r"]), "axis", 0))));
 }
 
 #[test]

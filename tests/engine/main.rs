@@ -3,6 +3,7 @@
 mod bad;
 mod bad_operators;
 mod build;
+mod damage;
 mod net;
 mod oracle;
 mod report;

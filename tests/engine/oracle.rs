@@ -12,7 +12,7 @@ use std::panic::catch_unwind;
 use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto};
 
 /// A line a node: operator, what it reads, what it makes, its attributes.
-fn picture(proto: &ModelProto) -> String {
+pub fn picture(proto: &ModelProto) -> String {
     let attribute = |a: &AttributeProto| format!(" {}={}{:?}{}", a.name, a.i, a.ints, String::from_utf8_lossy(&a.s));
     let attributes = |n: &NodeProto| n.attribute.iter().map(attribute).collect::<String>();
     let nodes = proto.graph.iter().flat_map(|g| &g.node);

@@ -137,6 +137,7 @@ fn check_node(index: &Index, node: &NodeProto, rules: &Rules) -> Result<(), Load
     quantization::check(index, node)?;
     check_window(node).map_err(|why| at(node, why))?;
     check_resize(index, node).map_err(|why| at(node, why))?;
+    check_permutation(node).map_err(|why| at(node, why))?;
     check_weights(index, node).map_err(|why| at(node, why))
 }
 
@@ -165,6 +166,15 @@ fn check_window(node: &NodeProto) -> Result<(), String> {
     match attribute::int(node, "group", 1) {
         1..=MAX_WINDOW => Ok(()),
         group => Err(format!("attribute group is {group}: expected 1 to {MAX_WINDOW}")),
+    }
+}
+
+/// The attribute `perm` of a `Transpose` names every axis once: on another list tract does not end.
+fn check_permutation(node: &NodeProto) -> Result<(), String> {
+    let axes = attribute::ints(node, "perm");
+    match node.op_type == "Transpose" && (0..axes.len() as i64).any(|axis| !axes.contains(&axis)) {
+        true => Err(format!("attribute perm is {axes:?}: expected every axis once")),
+        false => Ok(()),
     }
 }
 

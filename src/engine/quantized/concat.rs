@@ -16,7 +16,7 @@ pub struct Concat {
 
 /// A `Concat` of quantized activations that is then quantized.
 pub fn recognize(context: &Context, real: &str, _: QuantizedType) -> Option<Recognized> {
-    let node = context.index.producer(real).filter(|n| n.op_type == "Concat")?;
+    let node = context.index.producer(real).filter(|n| n.op_type == "Concat" && !n.input.is_empty())?;
     let inputs: Option<Vec<_>> = (0..node.input.len()).map(|slot| context.source(input(node, slot)?)).collect();
     let axis = attribute::find(node, "axis")?.i;
     Some(Recognized { kind: Kind::Concat(Concat { axis }), inputs: inputs?, weights: None })
