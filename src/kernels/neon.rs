@@ -262,7 +262,7 @@ impl<'a> Shared<'a> {
                 Some(add) => {
                     let other = get(residual, count);
                     let others = [vmovl_s8(vget_low_s8(other)), vmovl_high_s8(other)];
-                    let quad = |q: usize| if q % 2 == 0 { vget_low_s16(others[q / 2]) } else { vget_high_s16(others[q / 2]) };
+                    let quad = |q: usize| if q.is_multiple_of(2) { vget_low_s16(others[q / 2]) } else { vget_high_s16(others[q / 2]) };
                     std::array::from_fn(|q| plus(add, self.quant, acc[q], scale(q), quad(q)))
                 }
             };
@@ -336,16 +336,19 @@ unsafe fn rows<const FORM: bool>(strip: &mut Strip<'_>, weights: *const i8) {
 #[target_feature(enable = "neon")]
 unsafe fn tile<const FORM: bool, const PIXELS: usize>(shared: &Shared<'_>, at: &At) {
     for lane in (0..shared.lanes).step_by(8) {
-        let mut acc = [[vdupq_n_s32(0); 4]; PIXELS];
         // SAFETY: a run's bytes are inside every window; weights have `group` bytes for each group; bias has 16 lanes.
         unsafe {
+            let bias = [vld1q_s32(shared.bias.as_ptr().add(lane)), vld1q_s32(shared.bias.as_ptr().add(lane + 4))];
+            // The bias in one of a lane's partial sums.
+            let zero = vdupq_n_s32(0);
+            let start = [vzip1q_s32(bias[0], zero), vzip2q_s32(bias[0], zero), vzip1q_s32(bias[1], zero), vzip2q_s32(bias[1], zero)];
+            let mut acc = [start; PIXELS];
             if FORM == WIDE {
                 wide(shared, lane, at.window, &mut acc);
             } else {
                 narrow(shared, lane, at.window, &mut acc);
             }
-            let bias = [vld1q_s32(shared.bias.as_ptr().add(lane)), vld1q_s32(shared.bias.as_ptr().add(lane + 4))];
-            let sums = acc.map(|acc| [vaddq_s32(vpaddq_s32(acc[0], acc[1]), bias[0]), vaddq_s32(vpaddq_s32(acc[2], acc[3]), bias[1])]);
+            let sums = acc.map(|acc| [vpaddq_s32(acc[0], acc[1]), vpaddq_s32(acc[2], acc[3])]);
             shared.emit(sums, lane, at);
         }
     }
@@ -362,7 +365,7 @@ unsafe fn broadcast(from: *const i8) -> int8x16_t {
     vreinterpretq_s8_s32(vdupq_n_s32(unsafe { from.cast::<i32>().read_unaligned() }))
 }
 
-/// Byte products of eight lanes from `lane`, two groups at a time, also where they lie in two runs; two partial sums a lane.
+/// Byte products of eight lanes from `lane`, two groups at a time; two partial sums a lane.
 ///
 /// # Safety
 /// As [`tile`].
@@ -377,20 +380,21 @@ unsafe fn narrow<const PIXELS: usize>(shared: &Shared<'_>, lane: usize, window: 
             weights = weights.wrapping_add(shared.group);
             w
         };
-        // A run's last group, where its number is odd, goes with the first one of the next run.
-        let (mut odd, mut is_odd) = ([window; PIXELS], false);
-        for run in shared.runs {
-            let mut from: [*const i8; PIXELS] = std::array::from_fn(|p| window.add(run.offset + p * shared.steps[0]));
-            let mut groups = run.groups;
-            if is_odd {
-                let (w, v) = (next(), next());
-                for p in 0..PIXELS {
-                    acc[p] = narrow_apart(odd[p], from[p], w, v, acc[p]);
-                    from[p] = from[p].wrapping_add(GROUP);
-                }
-                groups -= 1;
+        let at = |run: &Run| -> [*const i8; PIXELS] { std::array::from_fn(|p| window.add(run.offset + p * shared.steps[0])) };
+        let mut runs = shared.runs;
+        // Few channels: two kernel rows of one group each.
+        while let [first, last, rest @ ..] = runs
+            && first.groups + last.groups == 2
+        {
+            let (first, last, w, v) = (at(first), at(last), next(), next());
+            for p in 0..PIXELS {
+                acc[p] = narrow_apart(first[p], last[p], w, v, acc[p]);
             }
-            for _ in 0..groups / 2 {
+            runs = rest;
+        }
+        for run in runs {
+            let mut from = at(run);
+            for _ in 0..run.groups / 2 {
                 let (w, v) = (next(), next());
                 for half in 0..PIXELS / 2 {
                     let p = 2 * half;
@@ -403,12 +407,11 @@ unsafe fn narrow<const PIXELS: usize>(shared: &Shared<'_>, lane: usize, window: 
                     from[0] = from[0].wrapping_add(2 * GROUP);
                 }
             }
-            (odd, is_odd) = (from, groups % 2 == 1);
-        }
-        if is_odd {
-            let w = next();
-            for p in 0..PIXELS {
-                acc[p] = narrow_single(odd[p], w, acc[p]);
+            if run.groups % 2 == 1 {
+                let w = next();
+                for p in 0..PIXELS {
+                    acc[p] = narrow_single(from[p], w, acc[p]);
+                }
             }
         }
     }
