@@ -250,7 +250,7 @@ impl Outlet for mqtt::Handle {
 fn setup(config: &Config) -> Result<Setup, Refused> {
     let registry = Registry::load(&config.models).map_err(Refused::Models)?;
     let feeds = config.sources.iter().map(|s| (s.name.clone(), s.model.clone())).collect();
-    Ok(Setup { registry, decode: config.decode.clone(), feeds, threads: config.inference.threads })
+    Ok(Setup { registry, decode: config.decode.clone(), feeds, threads: config.inference.threads, cores: config.inference.cores.clone() })
 }
 
 /// Keys that differ and that a reload cannot apply.
@@ -259,6 +259,7 @@ fn fixed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         ("node", old.node != new.node),
         ("mqtt.prefix", old.mqtt.prefix != new.mqtt.prefix),
         ("inference.workers", old.inference.workers != new.inference.workers),
+        ("inference.cores", old.inference.cores != new.inference.cores),
     ];
     keys.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
 }

@@ -19,9 +19,9 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Allocates the session. `threads` is an upper bound for one inference.
-    pub fn new(loaded: Arc<Loaded>, threads: usize) -> Result<Runner, Rejection> {
-        let session = loaded.model.session(threads).map_err(|e| Rejection::new(Code::EngineFailed, e.to_string()))?;
+    /// Allocates the session. `threads` is an upper bound for one inference; `cores` as in `Model::session_on`.
+    pub fn new(loaded: Arc<Loaded>, threads: usize, cores: &[usize]) -> Result<Runner, Rejection> {
+        let session = loaded.model.session_on(threads, cores).map_err(|e| Rejection::new(Code::EngineFailed, e.to_string()))?;
         let pre = loaded.pre.clone();
         Ok(Runner { loaded, session, pre, scratch: Scratch::default() })
     }

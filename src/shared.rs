@@ -45,6 +45,18 @@ pub struct Setup {
     pub feeds: HashMap<String, String>,
     /// Most cores of one inference.
     pub threads: usize,
+    /// The CPUs that inference is kept on; empty for any.
+    pub cores: Vec<usize>,
+}
+
+impl Setup {
+    /// The CPUs of worker `index`, one a thread: the list is dealt out worker by worker, and again from its start when it ends.
+    pub fn cores_of(&self, index: usize) -> Vec<usize> {
+        if self.cores.is_empty() {
+            return Vec::new();
+        }
+        (0..self.threads).map(|thread| self.cores[(index * self.threads + thread) % self.cores.len()]).collect()
+    }
 }
 
 /// One for the whole daemon, for its whole life.

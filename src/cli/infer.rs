@@ -67,7 +67,7 @@ fn plain(args: &Args) -> Result<(), Failure> {
 fn configured(args: &Args, path: &Path) -> Result<(), Failure> {
     let loaded = configured_model(&args.model, path)?;
     let inputs = read_inputs(&args.input, &loaded.model)?;
-    let mut runner = Runner::new(loaded, 1).map_err(|e| Failure::Running(e.to_string()))?;
+    let mut runner = Runner::new(loaded, 1, &[]).map_err(|e| Failure::Running(e.to_string()))?;
     let mut timing = Timing::default();
     let answer = runner.run(&inputs, None, &mut timing).map_err(|e| Failure::Input(e.to_string()))?;
     if let Some(path) = &args.output {

@@ -48,13 +48,15 @@ pub struct InferenceConfig {
     pub workers: usize,
     /// Most cores that one inference uses. 1 to 64, default 1.
     pub threads: usize,
+    /// CPUs that inference is kept on, by number: each thread of each worker gets one, in turn. Default: any.
+    pub cores: Vec<usize>,
     /// How long a stopping daemon goes on to answer what is in its queue. Default 10 s.
     pub drain: Span,
 }
 
 impl Default for InferenceConfig {
     fn default() -> InferenceConfig {
-        InferenceConfig { workers: 1, threads: 1, drain: Span::secs(10) }
+        InferenceConfig { workers: 1, threads: 1, cores: Vec::new(), drain: Span::secs(10) }
     }
 }
 
@@ -209,6 +211,9 @@ impl InferenceConfig {
     fn check(&self, at: &mut Checker) {
         for (key, value) in [("workers", self.workers), ("threads", self.threads)] {
             at.expect((1..=64).contains(&value), key, || format!("expected 1 to 64, found {value}"));
+        }
+        for core in self.cores.iter().filter(|&&core| core >= 1024) {
+            at.expect(false, "cores", || format!("expected CPU numbers below 1024, found {core}"));
         }
         at.expect(self.drain <= Span::secs(600), "drain", || format!("expected 0s to 10m, found {}", self.drain));
     }

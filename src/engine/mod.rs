@@ -1,8 +1,25 @@
 //! The inference engine: `Model::load` checks everything, `Session::run` is lean.
 //!
-//! From file to result: [`onnx`] decodes, checks and settles the borders; [`tract`] prepares a [`program::Program`], the one
-//! boundary to what runs; [`Model`] holds it with its [`Port`]s and its [`Report`]; a [`Session`] runs it.
+//! ```text
+//!   file -> onnx        decode, bring in external data, check, order, settle the borders
+//!        -> recognize   QDQ groups and QOperator nodes become one node each, held by `quantized::Operator`
+//!        -> tract       infers shapes, folds constants, simplifies
+//!        -> lower       layouts (NHWC with borders), views, fusion; what is not ours becomes islands that tract runs
+//!        -> plan        a place in the arena for every tensor
+//!        -> native      kernels prepared and weights packed, one step after the other
+//!   run  -> team        the session's threads go through the steps together
+//! ```
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `quantized/` | the operators, one kind a file: from its ONNX node, shape, plain evaluation, kernel |
+//! | `lower/view`, `lower/draft`, `lower/fuse` | strides, steps before their kernel is prepared, fusion by rows |
+//! | `step`, `fused` | kernels behind one interface, and several of them as one step |
+//! | `arena`, `plan`, `team` | bytes, where they lie, and who works on them when |
+//! | `program` | the boundary to what runs: our executor, or tract alone |
+//! | `report`, `bench` | what `inspect` and `bench` tell |
 
+pub mod affinity;
 pub mod arena;
 mod bench;
 mod error;

@@ -98,7 +98,13 @@ impl Model {
 
     /// A session of its own state and buffers, to be used by one thread at a time. `threads` (at least 1) is an upper bound.
     pub fn session(&self, threads: usize) -> Result<Session, RunError> {
-        Ok(Session { executor: self.0.program.executor(threads.max(1))?, model: self.clone() })
+        self.session_on(threads, &[])
+    }
+
+    /// The same with thread `i` of those that it starts kept on CPU `cores[i]`; the caller's own thread is number 0, and stays
+    /// where it is.
+    pub fn session_on(&self, threads: usize, cores: &[usize]) -> Result<Session, RunError> {
+        Ok(Session { executor: self.0.program.executor(threads.max(1), cores)?, model: self.clone() })
     }
 
     /// The plan of the arena as a picture; `None` where tract alone runs the model.
@@ -183,7 +189,7 @@ fn build(bytes: Vec<u8>, name: &str, folder: Option<&Path>, limits: &Limits, eng
     let (ports, shapes) = (typed.outputs.clone(), typed.shapes.clone());
     let outputs: Vec<Port> = ports.into_iter().map(|spec| Port { declared: spec.clone(), native: spec }).collect();
     let digest = hex(&digest.finalize());
-    let Some(program) = program(typed, engine, absorbed)? else { return Ok(None) };
+    let Some(program) = program(typed, engine, absorbed, limits)? else { return Ok(None) };
     let identity = report::Identity { name, file_bytes, digest: &digest };
     let report = draft.finish(&identity, &inputs, &outputs, &shapes, &*program);
     let model = Model(Arc::new(Inner { name: name.to_string(), digest, inputs, outputs, report, program }));
@@ -192,13 +198,21 @@ fn build(bytes: Vec<u8>, name: &str, folder: Option<&Path>, limits: &Limits, eng
 }
 
 /// What will run the model; `None` where our own executor cannot.
-fn program(typed: tract::Typed, engine: Engine, absorbed: recognize::Absorbed) -> Result<Option<Box<dyn Program>>, LoadCause> {
+fn program(
+    typed: tract::Typed,
+    engine: Engine,
+    absorbed: recognize::Absorbed,
+    limits: &Limits,
+) -> Result<Option<Box<dyn Program>>, LoadCause> {
     if engine != Engine::Native {
         return Ok(Some(Box::new(typed.into_program()?)));
     }
     let inputs = typed.input_bytes();
     match typed.lower().and_then(|lowered| native::prepare(lowered, inputs, absorbed)) {
-        Ok(program) => Ok(Some(Box::new(program))),
+        Ok(program) => {
+            tract::check_memory(program.memory(), limits)?;
+            Ok(Some(Box::new(program)))
+        }
         Err(why) => {
             log::warn!("tract runs the whole model: {why}");
             Ok(None)

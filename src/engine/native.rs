@@ -180,8 +180,8 @@ fn buffers(storages: &[super::lower::Storage], records: &[Record], outputs: &[us
 }
 
 impl Program for NativeProgram {
-    fn executor(&self, threads: usize) -> Result<Box<dyn Executor>, RunError> {
-        Ok(Box::new(NativeExecutor::new(self.0.clone(), threads)?))
+    fn executor(&self, threads: usize, cores: &[usize]) -> Result<Box<dyn Executor>, RunError> {
+        Ok(Box::new(NativeExecutor::new(self.0.clone(), threads, cores)?))
     }
 
     fn placement(&self, output: &str, op: &str, in_qdq_group: bool) -> Placement {
@@ -362,7 +362,7 @@ struct NativeExecutor {
 }
 
 impl NativeExecutor {
-    fn new(program: Arc<Prepared>, threads: usize) -> Result<NativeExecutor, RunError> {
+    fn new(program: Arc<Prepared>, threads: usize, cores: &[usize]) -> Result<NativeExecutor, RunError> {
         let schedule = schedule(&program, threads);
         let threads = schedule.iter().map(|turn| turn.threads).max().unwrap_or(1);
         check_owners(&program, &schedule)?;
@@ -375,7 +375,7 @@ impl NativeExecutor {
             error: Mutex::new(None),
             program: program.clone(),
         });
-        let team = (threads > 1).then(|| team(&state, threads)).transpose().map_err(|e| RunError(format!("no threads: {e}")))?;
+        let team = (threads > 1).then(|| team(&state, threads, cores)).transpose().map_err(|e| RunError(format!("no threads: {e}")))?;
         let outputs = program.outputs.iter().map(|place| vec![0; program.bytes(place)]).collect();
         Ok(NativeExecutor { scratch: vec![0; program.scratch], state, outputs, team, threads })
     }
@@ -396,7 +396,7 @@ impl NativeExecutor {
     }
 }
 
-fn team(state: &Arc<State>, threads: usize) -> std::io::Result<Team> {
+fn team(state: &Arc<State>, threads: usize, cores: &[usize]) -> std::io::Result<Team> {
     let scratch: Vec<Mutex<Vec<u8>>> = (0..threads).map(|_| Mutex::new(vec![0; state.scratch])).collect();
     let state = state.clone();
     let job = move |member: &Member| {
@@ -404,7 +404,7 @@ fn team(state: &Arc<State>, threads: usize) -> std::io::Result<Team> {
         let mut scratch = scratch[member.index].lock().unwrap_or_else(PoisonError::into_inner);
         state.run(member, &mut scratch);
     };
-    Team::new(threads, Arc::new(job))
+    Team::new(threads, cores, Arc::new(job))
 }
 
 /// Threads of a step must own bytes that follow each other inside the step's output.

@@ -237,9 +237,11 @@ pub fn recognize(model: &mut ModelProto) -> Result<Absorbed, LoadCause> {
             name.clone_from(source);
         }
     }
+    let mut names: HashMap<String, String> =
+        graph.node.iter().filter_map(|n| Some((n.output.first()?.clone(), named_after(&context.index, n).to_string()))).collect();
     for node in &mut graph.node {
         if let Some(new) = node.output.first().and_then(|output| found.remove(output)) {
-            *node = to_node(node, new.recognized, new.output)?;
+            *node = to_node(node, names.remove(&node.output[0]), new)?;
         }
         for input in &mut node.input {
             while let Some(source) = same.get(input) {
@@ -405,8 +407,23 @@ fn sink(graph: &mut GraphProto) {
     graph.node = nodes;
 }
 
-fn to_node(node: &NodeProto, recognized: Recognized, output: QuantizedType) -> Result<NodeProto, LoadCause> {
-    let name = node_name(node).to_string();
+/// What a person calls the operator that `node` becomes: the node before a `QuantizeLinear`, or before an activation between
+/// them, where nothing else reads it. Its name is then free.
+fn named_after<'a>(index: &Index<'a>, node: &'a NodeProto) -> &'a str {
+    let before = |node: &NodeProto| {
+        let value = input(node, 0).filter(|value| index.consumers(value).len() == 1 && !index.is_output(value))?;
+        index.producer(value).filter(|n| n.op_type != "DequantizeLinear")
+    };
+    let named = match before(node).filter(|_| node.op_type == "QuantizeLinear") {
+        Some(activation) if matches!(activation.op_type.as_str(), "Relu" | "Clip") => before(activation).unwrap_or(activation),
+        Some(operator) => operator,
+        None => node,
+    };
+    node_name(named)
+}
+
+fn to_node(node: &NodeProto, name: Option<String>, Found { recognized, output }: Found) -> Result<NodeProto, LoadCause> {
+    let name = name.unwrap_or_else(|| node_name(node).to_string());
     let (names, types): (Vec<String>, Vec<QuantizedType>) = recognized.inputs.into_iter().unzip();
     let operator = Operator { name: name.clone(), kind: recognized.kind, inputs: types, output };
     let mut bytes = Vec::new();

@@ -1,6 +1,7 @@
 //! Threads that go through one program together, a barrier after each shared step. Nobody spins when there is nothing to do: a
 //! barrier spins for some microseconds, then sleeps, and between two runs all but the caller sleep.
 
+use super::affinity::keep_on;
 use rustix::thread::futex;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -169,8 +170,8 @@ pub struct Team {
 }
 
 impl Team {
-    /// A team of `count` threads, the caller's among them.
-    pub fn new(count: usize, job: Job) -> std::io::Result<Team> {
+    /// A team of `count` threads, the caller's among them. Thread `i` from 1 on is kept on CPU `cores[i]`, where that is given.
+    pub fn new(count: usize, cores: &[usize], job: Job) -> std::io::Result<Team> {
         let shared = Arc::new(Shared {
             job,
             barrier: Barrier::new(count),
@@ -181,8 +182,12 @@ impl Team {
         });
         let mut team = Team { shared: shared.clone(), threads: Vec::new() };
         for index in 1..count {
-            let shared = shared.clone();
-            team.threads.push(std::thread::Builder::new().name(format!("infer-{index}")).spawn(move || shared.serve(index))?);
+            let (shared, core) = (shared.clone(), cores.get(index).copied());
+            let work = move || {
+                core.into_iter().for_each(keep_on);
+                shared.serve(index);
+            };
+            team.threads.push(std::thread::Builder::new().name(format!("infer-{index}")).spawn(work)?);
         }
         Ok(team)
     }
@@ -231,7 +236,7 @@ mod tests {
                 assert!(member.meet());
             }
         };
-        let team = Team::new(THREADS, Arc::new(job)).unwrap();
+        let team = Team::new(THREADS, &[0], Arc::new(job)).unwrap();
         (0..20).for_each(|_| assert!(team.run()));
         assert_eq!(wrong.load(Ordering::Relaxed), 0);
         assert!(counters.iter().all(|c| c.load(Ordering::Relaxed) == 1000));
@@ -246,11 +251,11 @@ mod tests {
             assert!(!(first && member.index == 2), "on purpose");
             while first && member.meet() {}
         };
-        let team = Team::new(3, Arc::new(job)).unwrap();
+        let team = Team::new(3, &[], Arc::new(job)).unwrap();
         assert!(!team.run());
         runs.store(1, Ordering::SeqCst);
         assert!(team.run());
         let job = |member: &Member| if member.index == 0 { member.fail() } else { while member.meet() {} };
-        assert!(Team::new(2, Arc::new(job)).unwrap().run());
+        assert!(Team::new(2, &[], Arc::new(job)).unwrap().run());
     }
 }

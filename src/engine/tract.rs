@@ -1,5 +1,6 @@
-//! tract as the engine. It runs on one thread, and quantized ONNX groups (QDQ) as float operators between casts; `QLinearConv`,
-//! `QLinearMatMul` and the `*Integer` operators run in int8.
+//! tract: shapes and simplification for every model, islands of what has no kernel of ours, and on request the whole model, on one
+//! thread: as its author wrote it, quantized groups being float operators between casts, or recognised, each operator by its plain
+//! evaluation.
 
 pub mod lowering;
 pub mod operator;
@@ -167,7 +168,8 @@ fn blame(model: &ModelProto, why: String) -> LoadCause {
     match found {
         Some((at, why)) => {
             let node = &graph.node[at];
-            LoadCause::Node { node: node_name(node).to_string(), op: op_name(node), why }
+            let op = super::recognize::from_node(node).map_or_else(|_| op_name(node), |operator| operator.kind_name().to_string());
+            LoadCause::Node { node: node_name(node).to_string(), op, why }
         }
         None => LoadCause::Engine(why),
     }
@@ -198,12 +200,18 @@ fn concrete(fact: &TypedFact) -> Option<Vec<usize>> {
 /// Memory that the model needs, refused when over the limit.
 fn within(model: &TypedModel, limits: &Limits) -> Result<Memory, LoadCause> {
     let memory = estimate(model)?;
+    check_memory(memory, limits)?;
+    Ok(memory)
+}
+
+/// Refuses more than the limit.
+pub fn check_memory(memory: Memory, limits: &Limits) -> Result<(), LoadCause> {
     let total = memory.weights.saturating_add(memory.activations);
     if total > limits.max_memory.0 {
         let what = format!("the model ({} bytes of weights, {} of activations)", memory.weights, memory.activations);
         return Err(LoadCause::MemoryTooLarge { what, found: Size(total), limit: limits.max_memory });
     }
-    Ok(memory)
+    Ok(())
 }
 
 fn estimate(model: &TypedModel) -> Result<Memory, LoadCause> {
@@ -219,7 +227,11 @@ fn estimate(model: &TypedModel) -> Result<Memory, LoadCause> {
     let is_const = |node: &TypedNode| node.op_is::<tract_onnx::tract_core::ops::konst::Const>();
     let order = model.eval_order().map_err(refused)?;
     let steps = model.eval_tmp_memory_usage(&order, |node: &TypedNode| !is_const(node)).map_err(refused)?;
-    let peak = steps.iter().filter_map(|(_, bytes)| bytes.to_i64().ok()).max().unwrap_or(0);
+    // tract does not count what the last step writes: no less than the widest node.
+    let sizes = |facts: TVec<&TypedFact>| facts.iter().filter_map(|fact| fact.mem_size().to_i64().ok()).sum::<i64>();
+    let around = |id: usize| Some(sizes(model.node_input_facts(id).ok()?) + sizes(model.node_output_facts(id).ok()?));
+    let widest = order.iter().filter(|&&id| !is_const(model.node(id))).filter_map(|&id| around(id)).max().unwrap_or(0);
+    let peak = steps.iter().filter_map(|(_, bytes)| bytes.to_i64().ok()).max().unwrap_or(0).max(widest);
     let weights =
         model.nodes().iter().filter(|n| is_const(n)).flat_map(|n| &n.outputs).filter_map(|o| o.fact.mem_size().to_i64().ok()).sum::<i64>();
     Ok(Memory { activations: peak.max(0) as u64, weights: weights.max(0) as u64 })
@@ -253,7 +265,7 @@ fn describe(model: &TypedModel, index: usize, declared: &Output) -> Result<Tenso
 }
 
 impl Program for TractProgram {
-    fn executor(&self, _threads: usize) -> Result<Box<dyn Executor>, RunError> {
+    fn executor(&self, _threads: usize, _cores: &[usize]) -> Result<Box<dyn Executor>, RunError> {
         Ok(Box::new(TractIsland::new(self.plan.clone())?.0))
     }
 

@@ -1,6 +1,7 @@
 //! The engine through its public interface, on models made here.
 
 mod bad;
+mod bad_operators;
 mod build;
 mod net;
 mod oracle;

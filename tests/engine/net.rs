@@ -72,6 +72,9 @@ struct Net {
     count: usize,
 }
 
+/// Of the ways to add to a network those before this one add a single operator.
+pub const SINGLE: u8 = 17;
+
 /// Most elements of a value.
 const LARGEST: usize = 4096;
 
@@ -87,7 +90,6 @@ pub fn network(seed: u32, genes: &[Gene]) -> ModelProto {
         |net| net.conv(None),
         |net| net.conv(Some(1)),
         Net::depthwise,
-        Net::residual,
         Net::conv_transpose,
         Net::linear,
         Net::matmul,
@@ -102,6 +104,7 @@ pub fn network(seed: u32, genes: &[Gene]) -> ModelProto {
         Net::layout,
         Net::layout,
         Net::along_an_axis,
+        Net::residual,
         Net::float_island,
         Net::attention,
     ];
@@ -389,8 +392,11 @@ impl Net {
     fn conv(&mut self, kernel: Option<usize>) -> Option<()> {
         let value = self.pick(|v| v.shape.len() > 2)?;
         let channels = self.values[value].shape[1];
-        let groups =
-            if self.dice.one_in(3) { self.dice.from(&(1..=channels).filter(|g| channels % g == 0).collect::<Vec<_>>()) } else { 1 };
+        let groups = if self.dice.one_in(3) {
+            self.dice.from(&(1..=channels).filter(|g| channels.is_multiple_of(*g)).collect::<Vec<_>>())
+        } else {
+            1
+        };
         let out = groups * (1 + self.dice.below(24 / groups.min(24) + 1));
         let ty = self.some_type();
         self.convolve(value, groups, out, kernel, ty).map(|_| ())
@@ -440,7 +446,7 @@ impl Net {
     fn conv_transpose(&mut self) -> Option<()> {
         let value = self.pick(|v| v.shape.len() > 2)?;
         let shape = self.shape(value);
-        let groups = if shape[1] % 2 == 0 && self.dice.coin() { 2 } else { 1 };
+        let groups = if shape[1].is_multiple_of(2) && self.dice.coin() { 2 } else { 1 };
         let (axes, each) = (shape.len() - 2, 1 + self.dice.below(10));
         let mut draw = |low: usize, n: usize| -> Vec<usize> { (0..axes).map(|_| low + self.dice.below(n)).collect() };
         let (kernel, stride, dilation, extra) = (draw(1, 4), draw(1, 3), draw(1, 2), draw(0, 2));
@@ -592,9 +598,11 @@ impl Window {
         let dilation = if dilated { dilation } else { vec![1; axes] };
         let pads = pads.iter().enumerate().map(|(i, &p)| if dilated { p } else { p.min(kernel[i % axes] - 1) }).collect();
         let automatic = if dice.one_in(4) { Some(["SAME_UPPER", "SAME_LOWER", "VALID"][dice.below(3)]) } else { None };
-        // SAME with dilation is drawn apart by engines.
+        // SAME with dilation is read in several ways by engines.
         let dilation = if automatic.is_some() { vec![1; axes] } else { dilation };
-        Some(Window { kernel, stride, dilation, pads, automatic, ceil: !dilated && dice.one_in(4) })
+        // So is VALID with rounding up.
+        let ceil = !dilated && automatic.is_none() && dice.one_in(4);
+        Some(Window { kernel, stride, dilation, pads, automatic, ceil })
     }
 
     fn output(&self, spatial: &[usize]) -> Option<Vec<usize>> {
@@ -785,7 +793,11 @@ impl Net {
     fn resize(&mut self) -> Option<()> {
         let value = self.pick(|v| v.shape.len() == 4)?;
         let (shape, ty) = (self.shape(value), self.values[value].ty);
-        let sizes = [1 + self.dice.below(12), 1 + self.dice.below(12)];
+        let mode = ["nearest", "linear"][self.dice.below(2)];
+        // Engines take other lines where rounding decides: nearest ones at whole multiples only.
+        let random = [1 + self.dice.below(12), 1 + self.dice.below(12)];
+        let multiple = [shape[2] * (1 + self.dice.below(2)), shape[3] * (1 + self.dice.below(2))];
+        let sizes = if mode == "linear" { random } else { multiple };
         let scales = [[0.5, 1.0, 1.5, 2.0][self.dice.below(4)], [1.0, 2.0, 2.0, 3.0][self.dice.below(4)]];
         let by_scale = self.dice.coin();
         let size = |i: usize| if by_scale { (shape[2 + i] as f32 * scales[i]).floor() as usize } else { sizes[i] };
@@ -804,9 +816,10 @@ impl Net {
         let inputs = [vec![x, String::new()], given].concat();
         let name = self.fresh(if native { "q" } else { "z" });
         self.add("Resize", &inputs.iter().map(String::as_str).collect::<Vec<_>>(), &name);
-        let mode = ["nearest", "linear"][self.dice.below(2)];
         let nearest = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"][self.dice.below(4)];
-        let coordinates = ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"][self.dice.below(4)];
+        // With a factor, engines disagree about which length `align_corners` means where it is not whole.
+        let count = if by_scale { 3 } else { 4 };
+        let coordinates = ["half_pixel", "asymmetric", "pytorch_half_pixel", "align_corners"][self.dice.below(count)];
         self.change(|n| with_text(with_text(n, "mode", mode), "coordinate_transformation_mode", coordinates));
         if mode == "nearest" {
             self.change(|n| with_text(n, "nearest_mode", nearest));

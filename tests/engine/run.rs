@@ -2,7 +2,7 @@
 
 use crate::build::{self, Dim, f32s, fixed, i8s, node, port, u8s, with_int};
 use half::f16;
-use jouled::engine::{Limits, Model, bench, infer_once};
+use jouled::engine::{Effort, Limits, Model, bench, infer_once};
 use jouled::rejection::Code;
 use jouled::tensor::{Dtype, Quant, Tensor};
 use tract_onnx::pb::tensor_proto::DataType;
@@ -263,7 +263,7 @@ fn the_declared_and_the_native_form_of_an_input_agree() {
 #[test]
 fn the_bench_measures_at_least_five_runs() {
     let model = load(&build::qdq_conv(Dim::Of(1)));
-    let found = bench(&model, 1, std::time::Duration::ZERO).unwrap();
+    let found = bench(&model, 1, Effort::Time(std::time::Duration::ZERO)).unwrap();
     assert_eq!((found.runs, found.threads, found.macs), (5, 1, 1620));
     assert!(found.min_us <= found.p50_us && found.p50_us <= found.p90_us && found.p99_us <= found.max_us);
     let json: serde_json::Value = serde_json::to_value(&found).unwrap();

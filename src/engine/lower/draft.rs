@@ -27,6 +27,11 @@ pub trait Draft: Send {
         None
     }
 
+    /// For fusion with what comes before.
+    fn as_fused(&mut self) -> Option<&mut super::fuse::FusedDraft> {
+        None
+    }
+
     /// False where the step knows its source by strides of its own, so that the source cannot move.
     fn reads_layouts(&self) -> bool {
         true
@@ -52,11 +57,16 @@ pub struct ConvDraft {
 impl ConvDraft {
     /// The kernel for the layouts of input, residual if there is one, and output.
     pub fn kernel(&self, isa: Isa, layouts: &[Layout]) -> Result<kernels::Conv, kernels::Error> {
+        self.fitted_kernel(isa, &self.fitted, layouts)
+    }
+
+    /// The same for another part of the image.
+    pub fn fitted_kernel(&self, isa: Isa, fitted: &Fitted, layouts: &[Layout]) -> Result<kernels::Conv, kernels::Error> {
         let numbers = match self.depth_first {
             true => self.conv.numbers(&self.op, &self.weights.permuted(&[1, 0])),
             false => self.conv.numbers(&self.op, &self.weights),
         };
-        let mut params = self.conv.params(&self.op, &self.fitted, [layouts[0], layouts[layouts.len() - 1]], &numbers);
+        let mut params = self.conv.params(&self.op, fitted, [layouts[0], layouts[layouts.len() - 1]], &numbers);
         params.residual = self.residual.map(|quant| (quant, layouts[1]));
         kernels::Conv::prepare(isa, &params)
     }

@@ -136,15 +136,19 @@ fn check_node(index: &Index, node: &NodeProto, rules: &Rules) -> Result<(), Load
     }
     quantization::check(index, node)?;
     check_window(node).map_err(|why| at(node, why))?;
+    check_resize(index, node).map_err(|why| at(node, why))?;
     check_weights(index, node).map_err(|why| at(node, why))
 }
 
 /// Largest kernel extent, stride, dilation or padding accepted: far above real networks, far below overflow.
 const MAX_WINDOW: i64 = 1 << 15;
 
+/// Pools with a window.
+const POOLS: [&str; 4] = ["AveragePool", "MaxPool", "LpPool", "QLinearAveragePool"];
+
 /// Geometry of convolutions and pools.
 fn check_window(node: &NodeProto) -> Result<(), String> {
-    if weights_slot(&node.op_type).is_none() && !matches!(node.op_type.as_str(), "AveragePool" | "MaxPool" | "LpPool") {
+    if weights_slot(&node.op_type).is_none() && !POOLS.contains(&node.op_type.as_str()) {
         return Ok(());
     }
     for (name, low) in [("kernel_shape", 1), ("strides", 1), ("dilations", 1), ("pads", 0), ("output_padding", 0)] {
@@ -161,6 +165,20 @@ fn check_window(node: &NodeProto) -> Result<(), String> {
     match attribute::int(node, "group", 1) {
         1..=MAX_WINDOW => Ok(()),
         group => Err(format!("attribute group is {group}: expected 1 to {MAX_WINDOW}")),
+    }
+}
+
+/// Factors and sizes of a `Resize` that are constants. Its second input is the factors where there is no third, else a region.
+fn check_resize(index: &Index, node: &NodeProto) -> Result<(), String> {
+    let slots = match (node.op_type.as_str(), node.input.len()) {
+        ("Upsample", _) | ("Resize", 2) => [1, 1],
+        ("Resize", _) => [2, 3],
+        _ => return Ok(()),
+    };
+    let constants = slots.into_iter().filter_map(|slot| index.constant_input(node, slot));
+    match constants.flat_map(tensor::values).find(|v| !(v.is_finite() && *v > 0.0)) {
+        Some(bad) => Err(format!("asks for a size or factor of {bad}: expected a positive number")),
+        None => Ok(()),
     }
 }
 

@@ -26,7 +26,7 @@ const QUANTIZE: [Group; 1] = [result(1, 2)];
 const DEQUANTIZE: [Group; 1] = [group(0, 1, 2)];
 const GEMM: [Group; 3] = [group(0, 1, 2), group(3, 4, 5), result(7, 8)];
 const UNARY: [Group; 2] = [group(0, 1, 2), result(3, 4)];
-/// Scale and zero point of the result come first; those of the parts are checked when the operator is recognised.
+/// Scale and zero point of the result come first; the parts follow, as many as there are.
 const QUANTIZED_CONCAT: [Group; 1] = [result(0, 1)];
 const PRODUCT: [Group; 3] = [group(0, 1, 2), group(3, 4, 5), result(6, 7)];
 
@@ -49,7 +49,14 @@ pub fn check(index: &Index, node: &NodeProto) -> Result<(), LoadCause> {
     for group in groups(&node.op_type) {
         check_group(index, node, group).map_err(wrong)?;
     }
-    Ok(())
+    if node.op_type != "QLinearConcat" {
+        return Ok(());
+    }
+    let count = node.input.len();
+    if count < 5 || count % 3 != 2 {
+        return Err(wrong(format!("{count} inputs: expected scale and zero point, then three a part")));
+    }
+    (2..count).step_by(3).try_for_each(|slot| check_group(index, node, &group(slot, slot + 1, slot + 2))).map_err(wrong)
 }
 
 fn check_group(index: &Index, node: &NodeProto, group: &Group) -> Result<(), String> {

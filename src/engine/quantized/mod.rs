@@ -242,7 +242,12 @@ impl Operator {
         if inputs.len() < self.inputs.len() {
             return Err(format!("{} inputs, expected {}", inputs.len(), self.inputs.len()));
         }
-        self.kind.behaviour().shape(self, inputs)
+        let shape = self.kind.behaviour().shape(self, inputs)?;
+        let elements = shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
+        match elements.filter(|&n| n < 1 << 31) {
+            Some(_) => Ok(shape),
+            None => Err(format!("asks for an output of shape {shape:?}, over 2^31 elements")),
+        }
     }
 
     /// See [`Behaviour::eval`].

@@ -98,14 +98,15 @@ impl Resize {
         })
     }
 
-    /// Position of every output line of an axis in the input.
-    fn positions(&self, axis: usize, from: usize, to: usize) -> Vec<f64> {
-        let scale = self.scales.get(axis).map_or(to as f64 / from as f64, |&s| f64::from(s));
+    /// Position of every output line of an axis in the input, in f32 and in the order of ONNX Runtime: a nearest line can depend
+    /// on the last bit.
+    fn positions(&self, axis: usize, from: usize, to: usize) -> Vec<f32> {
+        let scale = self.scales.get(axis).copied().unwrap_or(to as f32 / from as f32);
         let position = |x: usize| {
-            let x = x as f64;
+            let x = x as f32;
             match self.coordinates {
                 Coordinates::Asymmetric => x / scale,
-                Coordinates::AlignCorners if to > 1 => x * (from - 1) as f64 / (to - 1) as f64,
+                Coordinates::AlignCorners if to > 1 => x * (from - 1) as f32 / (to - 1) as f32,
                 Coordinates::AlignCorners => 0.0,
                 Coordinates::PytorchHalfPixel if to == 1 => 0.0,
                 _ => (x + 0.5) / scale - 0.5,
@@ -115,9 +116,12 @@ impl Resize {
     }
 
     fn nearest(&self, axis: usize, from: usize, to: usize) -> Vec<usize> {
-        let round = |x: f64| match self.mode {
-            Mode::RoundPreferFloor => (x - 0.5).ceil(),
-            Mode::RoundPreferCeil => (x + 0.5).floor(),
+        // Half way between two lines, but for an error of the division.
+        let half = |x: f32| (x - x.floor() - 0.5).abs() < 1e-5;
+        let round = |x: f32| match self.mode {
+            Mode::RoundPreferFloor if half(x) => x.floor(),
+            Mode::RoundPreferCeil if half(x) => x.floor() + 1.0,
+            Mode::RoundPreferFloor | Mode::RoundPreferCeil => x.round(),
             Mode::Ceil => x.ceil(),
             _ => x.floor(),
         };
@@ -125,7 +129,7 @@ impl Resize {
     }
 
     fn between(&self, axis: usize, from: usize, to: usize) -> Vec<Between> {
-        self.positions(axis, from, to).iter().map(|&x| Between::at(x, from)).collect()
+        self.positions(axis, from, to).iter().map(|&x| Between::at(f64::from(x), from)).collect()
     }
 }
 
@@ -189,5 +193,28 @@ impl Behaviour for Resize {
         let (lines, across) = (self.nearest(rank - 2, height, rows), self.nearest(rank - 1, width, columns));
         let draft = Simple(move |_, l: &[Layout]| kernels::Gather::nearest(l[0], l[1], &lines, &across, zero));
         Ok(Some(to.push(Box::new(draft), &[input], output)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nearest(coordinates: Coordinates, mode: Mode, from: usize, to: usize) -> Vec<usize> {
+        Resize { coordinates, mode, scales: vec![], sizes: vec![to] }.nearest(0, from, to)
+    }
+
+    /// What ONNX Runtime 1.32 gives where the exact position is a line or half way between two.
+    #[test]
+    fn nearest_lines_are_those_of_onnx_runtime() {
+        use Coordinates::{Asymmetric, HalfPixel};
+        assert_eq!(nearest(HalfPixel, Mode::RoundPreferCeil, 14, 1), [7]);
+        assert_eq!(nearest(HalfPixel, Mode::Floor, 7, 1), [2]);
+        assert_eq!(nearest(HalfPixel, Mode::Floor, 10, 6), [0, 2, 3, 5, 6, 8]);
+        assert_eq!(nearest(HalfPixel, Mode::Ceil, 11, 13), [0, 1, 2, 3, 4, 5, 6, 6, 7, 8, 9, 10, 10]);
+        assert_eq!(nearest(HalfPixel, Mode::RoundPreferFloor, 14, 17), [0, 1, 2, 2, 3, 4, 5, 6, 6, 7, 8, 9, 10, 11, 11, 12, 13]);
+        assert_eq!(nearest(Asymmetric, Mode::RoundPreferCeil, 7, 8), [0, 1, 2, 3, 4, 4, 5, 6]);
+        assert_eq!(nearest(Asymmetric, Mode::Floor, 14, 16), [0, 0, 1, 2, 3, 4, 5, 6, 6, 7, 8, 9, 10, 11, 12, 13]);
+        assert_eq!(nearest(Asymmetric, Mode::RoundPreferCeil, 13, 2), [0, 7]);
     }
 }
