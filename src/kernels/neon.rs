@@ -262,7 +262,7 @@ impl<'a> Shared<'a> {
                 Some(add) => {
                     let other = get(residual, count);
                     let others = [vmovl_s8(vget_low_s8(other)), vmovl_high_s8(other)];
-                    let quad = |q: usize| if q % 2 == 0 { vget_low_s16(others[q / 2]) } else { vget_high_s16(others[q / 2]) };
+                    let quad = |q: usize| if q.is_multiple_of(2) { vget_low_s16(others[q / 2]) } else { vget_high_s16(others[q / 2]) };
                     std::array::from_fn(|q| plus(add, self.quant, acc[q], scale(q), quad(q)))
                 }
             };
@@ -336,16 +336,19 @@ unsafe fn rows<const FORM: bool>(strip: &mut Strip<'_>, weights: *const i8) {
 #[target_feature(enable = "neon")]
 unsafe fn tile<const FORM: bool, const PIXELS: usize>(shared: &Shared<'_>, at: &At) {
     for lane in (0..shared.lanes).step_by(8) {
-        let mut acc = [[vdupq_n_s32(0); 4]; PIXELS];
         // SAFETY: a run's bytes are inside every window; weights have `group` bytes for each group; bias has 16 lanes.
         unsafe {
+            let bias = [vld1q_s32(shared.bias.as_ptr().add(lane)), vld1q_s32(shared.bias.as_ptr().add(lane + 4))];
+            // The bias in one of a lane's partial sums.
+            let zero = vdupq_n_s32(0);
+            let start = [vzip1q_s32(bias[0], zero), vzip2q_s32(bias[0], zero), vzip1q_s32(bias[1], zero), vzip2q_s32(bias[1], zero)];
+            let mut acc = [start; PIXELS];
             if FORM == WIDE {
                 wide(shared, lane, at.window, &mut acc);
             } else {
                 narrow(shared, lane, at.window, &mut acc);
             }
-            let bias = [vld1q_s32(shared.bias.as_ptr().add(lane)), vld1q_s32(shared.bias.as_ptr().add(lane + 4))];
-            let sums = acc.map(|acc| [vaddq_s32(vpaddq_s32(acc[0], acc[1]), bias[0]), vaddq_s32(vpaddq_s32(acc[2], acc[3]), bias[1])]);
+            let sums = acc.map(|acc| [vpaddq_s32(acc[0], acc[1]), vpaddq_s32(acc[2], acc[3])]);
             shared.emit(sums, lane, at);
         }
     }
@@ -372,44 +375,67 @@ unsafe fn narrow<const PIXELS: usize>(shared: &Shared<'_>, lane: usize, window: 
     // SAFETY: the function's contract; pointers move at most one group past the last.
     unsafe {
         let mut weights = shared.weights.add(lane * 4);
-        for run in shared.runs {
-            let mut from: [*const i8; PIXELS] = std::array::from_fn(|p| window.add(run.offset + p * shared.steps[0]));
+        let mut next = || {
+            let w = [vld1q_s8(weights), vld1q_s8(weights.add(16))];
+            weights = weights.wrapping_add(shared.group);
+            w
+        };
+        let at = |run: &Run| -> [*const i8; PIXELS] { std::array::from_fn(|p| window.add(run.offset + p * shared.steps[0])) };
+        let mut runs = shared.runs;
+        // Few channels: two kernel rows of one group each.
+        while let [first, last, rest @ ..] = runs
+            && first.groups + last.groups == 2
+        {
+            let (first, last, w, v) = (at(first), at(last), next(), next());
+            for p in 0..PIXELS {
+                acc[p] = narrow_apart(first[p], last[p], w, v, acc[p]);
+            }
+            runs = rest;
+        }
+        for run in runs {
+            let mut from = at(run);
             for _ in 0..run.groups / 2 {
-                let next = weights.wrapping_add(shared.group);
-                let (w, v) = ([vld1q_s8(weights), vld1q_s8(weights.add(16))], [vld1q_s8(next), vld1q_s8(next.add(16))]);
-                weights = next.wrapping_add(shared.group);
-                for (from, acc) in from.as_chunks_mut::<2>().0.iter_mut().zip(acc.as_chunks_mut::<2>().0) {
-                    narrow_pair_twice(from, w, v, acc);
+                let (w, v) = (next(), next());
+                for half in 0..PIXELS / 2 {
+                    let p = 2 * half;
+                    let (mut left, mut right) = (from[p], from[p + 1]);
+                    [acc[p], acc[p + 1]] = narrow_pair_twice([&mut left, &mut right], w, v, [acc[p], acc[p + 1]]);
+                    (from[p], from[p + 1]) = (left, right);
                 }
                 if PIXELS == 1 {
-                    narrow_pair(&mut from[0], w, v, &mut acc[0]);
+                    acc[0] = narrow_apart(from[0], from[0].wrapping_add(GROUP), w, v, acc[0]);
+                    from[0] = from[0].wrapping_add(2 * GROUP);
                 }
             }
             if run.groups % 2 == 1 {
-                let w = [vld1q_s8(weights), vld1q_s8(weights.add(16))];
-                weights = weights.wrapping_add(shared.group);
-                for (from, acc) in from.iter().zip(acc.iter_mut()) {
-                    narrow_single(*from, w, acc);
+                let w = next();
+                for p in 0..PIXELS {
+                    acc[p] = narrow_single(from[p], w, acc[p]);
                 }
             }
         }
     }
 }
 
-/// Two groups of one pixel, whose bytes follow each other; `from` moves behind them. In assembly, because compilers take the
-/// broadcast apart again and move the sums about.
+/// Two groups of one pixel, each at its place. In assembly, because compilers take the broadcast apart again and move the sums
+/// about.
 ///
 /// # Safety
-/// Eight bytes are readable.
+/// Four bytes are readable at both.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn narrow_pair(from: &mut *const i8, w: [int8x16_t; 2], v: [int8x16_t; 2], acc: &mut [int32x4_t; 4]) {
-    let [a, b, c, d] = acc;
+unsafe fn narrow_apart(
+    first: *const i8,
+    last: *const i8,
+    w: [int8x16_t; 2],
+    v: [int8x16_t; 2],
+    [mut a, mut b, mut c, mut d]: [int32x4_t; 4],
+) -> [int32x4_t; 4] {
     // SAFETY: arithmetic on registers and two loads of four bytes.
     unsafe {
         asm!(
-            "ld1r {{{x:v}.4s}}, [{from}], #4",
-            "ld1r {{{z:v}.4s}}, [{from}], #4",
+            "ld1r {{{x:v}.4s}}, [{first}]",
+            "ld1r {{{z:v}.4s}}, [{last}]",
             "smull {p:v}.8h, {x:v}.8b, {w0:v}.8b",
             "smull2 {q:v}.8h, {x:v}.16b, {w0:v}.16b",
             "smull {r:v}.8h, {x:v}.8b, {w1:v}.8b",
@@ -422,63 +448,68 @@ unsafe fn narrow_pair(from: &mut *const i8, w: [int8x16_t; 2], v: [int8x16_t; 2]
             "sadalp {b:v}.4s, {q:v}.8h",
             "sadalp {c:v}.4s, {r:v}.8h",
             "sadalp {d:v}.4s, {x:v}.8h",
-            from = inout(reg) *from,
+            first = in(reg) first, last = in(reg) last,
             w0 = in(vreg) w[0], w1 = in(vreg) w[1], v0 = in(vreg) v[0], v1 = in(vreg) v[1],
-            a = inout(vreg) *a, b = inout(vreg) *b, c = inout(vreg) *c, d = inout(vreg) *d,
+            a = inout(vreg) a, b = inout(vreg) b, c = inout(vreg) c, d = inout(vreg) d,
             x = out(vreg) _, z = out(vreg) _, p = out(vreg) _, q = out(vreg) _, r = out(vreg) _,
             options(readonly, nostack, preserves_flags)
         );
     }
+    [a, b, c, d]
 }
 
-/// The same for two pixels, in turn: cores that start instructions in order never wait for a product.
+/// Two groups that follow each other, of two pixels in turn; the pointers move behind them. Cores that start instructions in order
+/// wait less so.
 ///
 /// # Safety
 /// Eight bytes are readable from each.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn narrow_pair_twice(from: &mut [*const i8; 2], w: [int8x16_t; 2], v: [int8x16_t; 2], acc: &mut [[int32x4_t; 4]; 2]) {
-    let ([left, right], [[a, b, c, d], [e, f, g, h]]) = (from, acc);
-    // SAFETY: arithmetic on registers and four loads of four bytes.
+unsafe fn narrow_pair_twice(
+    [left, right]: [&mut *const i8; 2],
+    w: [int8x16_t; 2],
+    v: [int8x16_t; 2],
+    [[mut a, mut b, mut c, mut d], [mut e, mut f, mut g, mut h]]: [[int32x4_t; 4]; 2],
+) -> [[int32x4_t; 4]; 2] {
+    // SAFETY: arithmetic on registers and two loads of eight bytes.
     unsafe {
         asm!(
-            "ld1r {{{x:v}.4s}}, [{left}], #4",
-            "ld1r {{{y:v}.4s}}, [{right}], #4",
-            "ld1r {{{z:v}.4s}}, [{left}], #4",
-            "ld1r {{{t:v}.4s}}, [{right}], #4",
-            "smull {p:v}.8h, {x:v}.8b, {w0:v}.8b",
-            "smull {i:v}.8h, {y:v}.8b, {w0:v}.8b",
-            "smull2 {q:v}.8h, {x:v}.16b, {w0:v}.16b",
-            "smull2 {j:v}.8h, {y:v}.16b, {w0:v}.16b",
-            "smull {r:v}.8h, {x:v}.8b, {w1:v}.8b",
-            "smull {k:v}.8h, {y:v}.8b, {w1:v}.8b",
-            "smull2 {x:v}.8h, {x:v}.16b, {w1:v}.16b",
-            "smull2 {y:v}.8h, {y:v}.16b, {w1:v}.16b",
-            "smlal {p:v}.8h, {z:v}.8b, {v0:v}.8b",
-            "smlal {i:v}.8h, {t:v}.8b, {v0:v}.8b",
-            "smlal2 {q:v}.8h, {z:v}.16b, {v0:v}.16b",
-            "smlal2 {j:v}.8h, {t:v}.16b, {v0:v}.16b",
-            "smlal {r:v}.8h, {z:v}.8b, {v1:v}.8b",
-            "smlal {k:v}.8h, {t:v}.8b, {v1:v}.8b",
-            "smlal2 {x:v}.8h, {z:v}.16b, {v1:v}.16b",
-            "smlal2 {y:v}.8h, {t:v}.16b, {v1:v}.16b",
+            "ld2r {{v28.4s, v29.4s}}, [{left}], #8",
+            "ld2r {{v30.4s, v31.4s}}, [{right}], #8",
+            "smull {p:v}.8h, v28.8b, {w0:v}.8b",
+            "smull {i:v}.8h, v30.8b, {w0:v}.8b",
+            "smull2 {q:v}.8h, v28.16b, {w0:v}.16b",
+            "smull2 {j:v}.8h, v30.16b, {w0:v}.16b",
+            "smull {r:v}.8h, v28.8b, {w1:v}.8b",
+            "smull {k:v}.8h, v30.8b, {w1:v}.8b",
+            "smull2 v28.8h, v28.16b, {w1:v}.16b",
+            "smull2 v30.8h, v30.16b, {w1:v}.16b",
+            "smlal {p:v}.8h, v29.8b, {v0:v}.8b",
+            "smlal {i:v}.8h, v31.8b, {v0:v}.8b",
+            "smlal2 {q:v}.8h, v29.16b, {v0:v}.16b",
+            "smlal2 {j:v}.8h, v31.16b, {v0:v}.16b",
+            "smlal {r:v}.8h, v29.8b, {v1:v}.8b",
+            "smlal {k:v}.8h, v31.8b, {v1:v}.8b",
+            "smlal2 v28.8h, v29.16b, {v1:v}.16b",
+            "smlal2 v30.8h, v31.16b, {v1:v}.16b",
             "sadalp {a:v}.4s, {p:v}.8h",
             "sadalp {e:v}.4s, {i:v}.8h",
             "sadalp {b:v}.4s, {q:v}.8h",
             "sadalp {f:v}.4s, {j:v}.8h",
             "sadalp {c:v}.4s, {r:v}.8h",
             "sadalp {g:v}.4s, {k:v}.8h",
-            "sadalp {d:v}.4s, {x:v}.8h",
-            "sadalp {h:v}.4s, {y:v}.8h",
+            "sadalp {d:v}.4s, v28.8h",
+            "sadalp {h:v}.4s, v30.8h",
             left = inout(reg) *left, right = inout(reg) *right,
             w0 = in(vreg) w[0], w1 = in(vreg) w[1], v0 = in(vreg) v[0], v1 = in(vreg) v[1],
-            a = inout(vreg) *a, b = inout(vreg) *b, c = inout(vreg) *c, d = inout(vreg) *d,
-            e = inout(vreg) *e, f = inout(vreg) *f, g = inout(vreg) *g, h = inout(vreg) *h,
-            x = out(vreg) _, y = out(vreg) _, z = out(vreg) _, t = out(vreg) _,
+            a = inout(vreg) a, b = inout(vreg) b, c = inout(vreg) c, d = inout(vreg) d,
+            e = inout(vreg) e, f = inout(vreg) f, g = inout(vreg) g, h = inout(vreg) h,
+            out("v28") _, out("v29") _, out("v30") _, out("v31") _,
             p = out(vreg) _, q = out(vreg) _, r = out(vreg) _, i = out(vreg) _, j = out(vreg) _, k = out(vreg) _,
             options(readonly, nostack, preserves_flags)
         );
     }
+    [[a, b, c, d], [e, f, g, h]]
 }
 
 /// One group of one pixel.
@@ -487,8 +518,7 @@ unsafe fn narrow_pair_twice(from: &mut [*const i8; 2], w: [int8x16_t; 2], v: [in
 /// Four bytes are readable.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn narrow_single(from: *const i8, w: [int8x16_t; 2], acc: &mut [int32x4_t; 4]) {
-    let [a, b, c, d] = acc;
+unsafe fn narrow_single(from: *const i8, w: [int8x16_t; 2], [mut a, mut b, mut c, mut d]: [int32x4_t; 4]) -> [int32x4_t; 4] {
     // SAFETY: arithmetic on registers and a load of four bytes.
     unsafe {
         asm!(
@@ -503,11 +533,12 @@ unsafe fn narrow_single(from: *const i8, w: [int8x16_t; 2], acc: &mut [int32x4_t
             "sadalp {d:v}.4s, {x:v}.8h",
             from = in(reg) from,
             w0 = in(vreg) w[0], w1 = in(vreg) w[1],
-            a = inout(vreg) *a, b = inout(vreg) *b, c = inout(vreg) *c, d = inout(vreg) *d,
+            a = inout(vreg) a, b = inout(vreg) b, c = inout(vreg) c, d = inout(vreg) d,
             x = out(vreg) _, p = out(vreg) _, q = out(vreg) _, r = out(vreg) _,
             options(readonly, nostack, preserves_flags)
         );
     }
+    [a, b, c, d]
 }
 
 /// Products of 16-bit numbers, two steps a group; two partial sums a lane.

@@ -1,27 +1,27 @@
-//! `layer HEIGHT WIDTH CHANNELS OUT KERNEL STRIDE RUNS`: prepares one convolution (depthwise where OUT is `dw`) with "same"
-//! padding and runs it RUNS times with the fastest kernel of this CPU. For counting the instructions of one layer.
+//! `layer HEIGHT WIDTH CHANNELS OUT KERNEL STRIDE RUNS`: prepares one convolution (depthwise where OUT is `dw`; KERNEL is a number
+//! or HEIGHTxWIDTH) with "same" padding and runs it RUNS times with the fastest kernel of this CPU. For counting the instructions of one layer.
 
-use jouled_kernels::kernels::{Border, Conv, ConvParams, Isa, Layout, OutputQuant};
+use jouled_kernels::kernels::{Conv, ConvParams, Isa, Layout, OutputQuant};
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let number = |i: usize| words[i].parse::<usize>().expect("a number");
     let depthwise = words[3] == "dw";
     let (height, width, channels) = (number(0), number(1), number(2));
-    let (out, kernel, stride, runs) = (if depthwise { channels } else { number(3) }, number(4), number(5), number(6));
-    let pad = kernel / 2;
+    let (out, stride, runs) = (if depthwise { channels } else { number(3) }, number(5), number(6));
+    let sides = words[4].split_once('x').unwrap_or((&words[4], &words[4]));
+    let kernel = [sides.0, sides.1].map(|side| side.parse::<usize>().expect("a kernel size"));
     let output = Layout::new(height.div_ceil(stride), width.div_ceil(stride), out);
     let depth = if depthwise { 1 } else { channels };
-    let weights: Vec<i16> = (0..out * depth * kernel * kernel).map(|i| (i * 37 % 201) as i16 - 100).collect();
+    let weights: Vec<i16> = (0..out * depth * kernel[0] * kernel[1]).map(|i| (i * 37 % 201) as i16 - 100).collect();
     let (bias, multipliers) = (vec![7; out], vec![0.003; out]);
-    let border = Border { top: pad, left: pad, bottom: pad, right: pad };
-    let params = ConvParams {
-        input: Layout::new(height, width, channels).with_border(border),
+    let mut params = ConvParams {
+        input: Layout::new(height, width, channels),
         output,
-        kernel: [kernel; 2],
+        kernel,
         stride: [stride; 2],
         dilation: [1, 1],
-        pad: [pad; 2],
+        pad: kernel.map(|side| (side - 1) / 2),
         groups: if depthwise { channels } else { 1 },
         input_zero: 3,
         weights: &weights,
@@ -30,6 +30,7 @@ fn main() {
         quant: OutputQuant::full(-128),
         residual: None,
     };
+    params.input.border = params.border();
     let conv = Conv::prepare(Isa::best(), &params).expect("a convolution that can be prepared");
     let input: Vec<u8> = (0..params.input.bytes()).map(|i| (i * 91 % 256) as u8).collect();
     let (mut bytes, mut scratch) = (vec![0; output.bytes()], vec![0; conv.scratch_bytes()]);

@@ -93,15 +93,12 @@ pub(super) unsafe fn rows(dw: &Depthwise, input: &[u8], output: &mut [u8], rows:
 
 // ----------------------------------------------------------------------------------------------------------- sliding
 
-/// Input rows of the tallest column.
-const MOST_ROWS: usize = input_rows(5, 1);
-
 /// One lane block of one or two output rows.
 struct Lane<'a> {
-    /// First window's byte in each input row; the rows that no output row needs repeat the last one.
-    from: [*const i8; MOST_ROWS],
-    /// Bytes from an input pixel to the next.
-    step: usize,
+    /// First window's first byte.
+    from: *const i8,
+    /// Bytes from an input pixel to the next one on the right, and below.
+    steps: [usize; 2],
     to: *mut u8,
     /// Bytes from an output pixel to the next one on the right, and below.
     to_steps: [usize; 2],
@@ -132,11 +129,10 @@ unsafe fn slide_rows(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Rang
             // SAFETY: the rows of the windows are inside the input, eight bytes are readable at every pixel because of the slack;
             // weights, bias and scale are filled up to whole lane blocks; the pixels of the rows are inside the output.
             unsafe {
-                let first = input.as_ptr().add(dw.origin + y * dw.steps[0] + channel).cast::<i8>();
                 let (bias, scale) = (dw.bias.as_slice().as_ptr().add(channel), dw.scale.as_slice().as_ptr().add(channel));
                 let lane = Lane {
-                    from: std::array::from_fn(|row| first.add(row.min(dw.kernel + high - 2) * dw.input.row_stride())),
-                    step: dw.input.pixel_stride,
+                    from: input.as_ptr().add(dw.origin + y * dw.steps[0] + channel).cast(),
+                    steps: [dw.input.pixel_stride, dw.input.row_stride()],
                     to: output.as_mut_ptr().add(dw.output.offset(y, 0) - base + channel),
                     to_steps: [dw.output.pixel_stride, dw.output.row_stride()],
                     width: dw.output.width,
@@ -238,20 +234,21 @@ macro_rules! slide {
             lane: &Lane<'_>,
         ) {
             let mut columns = [[vdupq_n_s8(0); WORDS]; KERNEL];
-            let (mut at, mut to, mut left) = (0, lane.to, lane.width);
+            let (mut from, mut to, mut left) = (lane.from, lane.to, lane.width);
+            let below = lane.steps[1];
             // SAFETY: the function's contract.
             unsafe {
                 let held: [int8x16_t; HELD] =
                     std::array::from_fn(|i| if KERNEL == 3 { vld1q_s8(lane.weights.add(i * 16)) } else { vdupq_n_s8(0) });
                 for column in columns.iter_mut().take(KERNEL - STRIDE) {
-                    *column = $column::<ROWS, WORDS>(lane, at);
-                    at += lane.step;
+                    *column = $column::<ROWS, WORDS>(from, below);
+                    from = from.wrapping_add(lane.steps[0]);
                 }
                 macro_rules! pixel {
                     ($i:literal) => {
                         for new in KERNEL - STRIDE..KERNEL {
-                            columns[($i * STRIDE + new) % KERNEL] = $column::<ROWS, WORDS>(lane, at);
-                            at += lane.step;
+                            columns[($i * STRIDE + new) % KERNEL] = $column::<ROWS, WORDS>(from, below);
+                            from = from.wrapping_add(lane.steps[0]);
                         }
                         let window: [&[int8x16_t; WORDS]; KERNEL] = std::array::from_fn(|kx| &columns[($i * STRIDE + kx) % KERNEL]);
                         let mut acc = [lane.bias; HIGH];
@@ -284,29 +281,29 @@ slide!(slide_dot, walk_dot, "neon,dotprod", dot_words, dot_column, dot_sums);
 /// Eight bytes are readable in each of the column's rows.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn row(lane: &Lane<'_>, row: usize, at: usize) -> int8x16_t {
+unsafe fn row(from: *const i8, below: usize, row: usize) -> int8x16_t {
     // SAFETY: the function's contract.
-    vcombine_s8(unsafe { vld1_s8(lane.from[row].add(at)) }, vdup_n_s8(0))
+    vcombine_s8(unsafe { vld1_s8(from.add(row * below)) }, vdup_n_s8(0))
 }
 
 /// # Safety
 /// As [`row`].
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn plain_column<const ROWS: usize, const WORDS: usize>(lane: &Lane<'_>, at: usize) -> [int8x16_t; WORDS] {
+unsafe fn plain_column<const ROWS: usize, const WORDS: usize>(from: *const i8, below: usize) -> [int8x16_t; WORDS] {
     // SAFETY: the function's contract.
-    std::array::from_fn(|i| unsafe { row(lane, i, at) })
+    std::array::from_fn(|i| unsafe { row(from, below, i) })
 }
 
 /// # Safety
 /// As [`row`].
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn dot_column<const ROWS: usize, const WORDS: usize>(lane: &Lane<'_>, at: usize) -> [int8x16_t; WORDS] {
+unsafe fn dot_column<const ROWS: usize, const WORDS: usize>(from: *const i8, below: usize) -> [int8x16_t; WORDS] {
     let mut words = [vdupq_n_s8(0); WORDS];
     for group in 0..WORDS / 2 {
         // SAFETY: the function's contract. Rows past the last meet zero weights: any bytes will do.
-        let row = |i: usize| unsafe { row(lane, (4 * group + i).min(ROWS - 1), at) };
+        let row = |i: usize| unsafe { row(from, below, (4 * group + i).min(ROWS - 1)) };
         let (low, high) = (vreinterpretq_s16_s8(vzip1q_s8(row(0), row(1))), vreinterpretq_s16_s8(vzip1q_s8(row(2), row(3))));
         words[2 * group] = vreinterpretq_s8_s16(vzip1q_s16(low, high));
         words[2 * group + 1] = vreinterpretq_s8_s16(vzip2q_s16(low, high));
