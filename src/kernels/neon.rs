@@ -9,7 +9,7 @@
 //!
 //! Wide: `SMLAL` on 16-bit pairs, with the same two partial sums. Depthwise: see [`depthwise`].
 
-use super::conv::{Kernel, Strip};
+use super::conv::{Grid, Kernel, Strip};
 use super::depthwise::Depthwise;
 use super::pack::{GROUP, LANES, NarrowRule, Run, Style, Weights};
 use super::{AddQuant, OutputQuant};
@@ -199,8 +199,6 @@ struct Shared<'a> {
     finish: Finish,
     lanes: usize,
     columns: usize,
-    /// Bytes from one pixel to the next: input, output, residual.
-    steps: [usize; 3],
     quant: &'a OutputQuant,
     add: Option<&'a AddQuant>,
 }
@@ -219,7 +217,6 @@ impl<'a> Shared<'a> {
             finish: Finish::new(add.map_or(strip.quant, |add| &add.output)),
             lanes: block.lanes(),
             columns: block.columns,
-            steps: [strip.windows.step_x * element, strip.pixels.step_x, strip.residual.as_ref().map_or(0, |r| r.grid.step_x)],
             quant: strip.quant,
             add,
         }
@@ -228,18 +225,18 @@ impl<'a> Shared<'a> {
     /// Requantizes and writes `QUADS * 4` lanes from `lane` of `PIXELS` pixels.
     ///
     /// # Safety
-    /// The row has `PIXELS` pixels left from `at`.
+    /// `at` are places of the strip's pixels.
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn emit<const QUADS: usize, const PIXELS: usize>(&self, acc: [[int32x4_t; QUADS]; PIXELS], lane: usize, at: &At) {
+    unsafe fn emit<const QUADS: usize, const PIXELS: usize>(&self, acc: [[int32x4_t; QUADS]; PIXELS], lane: usize, at: &[Place; PIXELS]) {
         // SAFETY: scale has 16 lanes; the lanes are part of `columns` where all are written.
         unsafe {
             if self.add.is_some() || self.columns < lane + 4 * QUADS {
-                return acc.into_iter().enumerate().for_each(|(p, acc)| self.emit_one(acc, lane, p, at));
+                return acc.into_iter().enumerate().for_each(|(p, acc)| self.emit_one(acc, lane, at[p]));
             }
             let scale: [float32x4_t; QUADS] = std::array::from_fn(|q| vld1q_f32(self.scale.as_ptr().add(lane + 4 * q)));
             for (p, acc) in acc.iter().enumerate() {
-                let to = at.pixel.add(p * self.steps[1] + lane);
+                let to = at[p].pixel.add(lane);
                 self.finish.write(&std::array::from_fn::<_, QUADS, _>(|q| scaled(acc[q], scale[q])), to, 4 * QUADS);
             }
         }
@@ -248,12 +245,12 @@ impl<'a> Shared<'a> {
     /// The same for one pixel: with a residual, or with lanes past the last column.
     ///
     /// # Safety
-    /// The row has more than `p` pixels left from `at`.
+    /// `at` is the place of one of the strip's pixels.
     #[inline(never)]
     #[target_feature(enable = "neon")]
-    unsafe fn emit_one<const QUADS: usize>(&self, acc: [int32x4_t; QUADS], lane: usize, p: usize, at: &At) {
+    unsafe fn emit_one<const QUADS: usize>(&self, acc: [int32x4_t; QUADS], lane: usize, at: Place) {
         let count = self.columns.saturating_sub(lane).min(4 * QUADS);
-        let (to, residual) = (at.pixel.wrapping_add(p * self.steps[1] + lane), at.residual.wrapping_add(p * self.steps[2] + lane));
+        let (to, residual) = (at.pixel.wrapping_add(lane), at.residual.wrapping_add(lane));
         // SAFETY: scale has 16 lanes; `count` bytes from `lane` are part of `columns`, which the output and the residual have.
         unsafe {
             let scale = |q: usize| vld1q_f32(self.scale.as_ptr().add(lane + 4 * q));
@@ -271,48 +268,95 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// The next pixel of a row.
-struct At {
+/// A pixel of a strip: its window, its place in the output and in the residual.
+#[derive(Clone, Copy)]
+struct Place {
     window: *const i8,
     pixel: *mut u8,
     residual: *const u8,
 }
 
+impl Place {
+    #[inline(always)]
+    fn after(self, [window, pixel, residual]: [usize; 3]) -> Place {
+        Place {
+            window: self.window.wrapping_add(window),
+            pixel: self.pixel.wrapping_add(pixel),
+            residual: self.residual.wrapping_add(residual),
+        }
+    }
+}
+
+/// Goes over the pixels of a strip, row by row. Tiles go on over the ends of rows, so few are smaller than the largest.
+struct Cursor {
+    next: Place,
+    /// Pixels left, in all and in the row.
+    left: usize,
+    in_row: usize,
+    width: usize,
+    /// Bytes from a pixel to the next one, and from behind a row to the next row, wrapping.
+    step: [usize; 3],
+    turn: [usize; 3],
+}
+
+impl Cursor {
+    /// `element`: bytes of an input value.
+    fn new(strip: &mut Strip<'_>, element: usize) -> Cursor {
+        let (height, width) = strip.rows();
+        let output = strip.output.as_mut_ptr();
+        let residual = strip.residual.as_ref().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
+        let (from, other) = residual.unwrap_or((output, Grid { base: 0, step_y: 0, step_x: 0 }));
+        let first = Place { window: strip.input.as_ptr().cast(), pixel: output, residual: from };
+        let grids = [(strip.windows, element), (strip.pixels, 1), (other, 1)];
+        Cursor {
+            next: first.after(grids.map(|(grid, size)| grid.base * size)),
+            left: height * width,
+            in_row: width,
+            width,
+            step: grids.map(|(grid, size)| grid.step_x * size),
+            turn: grids.map(|(grid, size)| grid.step_y.wrapping_sub(width.wrapping_mul(grid.step_x)).wrapping_mul(size)),
+        }
+    }
+
+    /// The next `N` pixels, of which at least so many must be left.
+    #[inline(always)]
+    fn take<const N: usize>(&mut self) -> [Place; N] {
+        if self.in_row < N {
+            return std::array::from_fn(|_| self.take::<1>()[0]);
+        }
+        let mut at = [self.next; N];
+        for p in 1..N {
+            at[p] = at[p - 1].after(self.step);
+        }
+        self.next = at[N - 1].after(self.step);
+        (self.left, self.in_row) = (self.left - N, self.in_row - N);
+        if self.in_row == 0 {
+            (self.next, self.in_row) = (self.next.after(self.turn), self.width);
+        }
+        at
+    }
+}
+
 const NARROW: bool = false;
 const WIDE: bool = true;
 
-/// Calls `$tile::<$generics, N>(shared, at)` over every row of a strip, in tiles of 4, 2 and 1 pixels.
+/// `$tile` for all pixels of a strip, in tiles of 4, 2 and 1 of them: `$at` are their places, `$pixels` is their number.
 macro_rules! each_tile {
-    ($strip:expr, $shared:expr, $element:expr, |$at:ident, $pixels:ident| $tile:expr) => {{
-        let (strip, shared) = ($strip, $shared);
-        let output = strip.output.as_mut_ptr();
-        let residual = strip.residual.as_ref().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
-        let (height, width) = strip.rows();
-        for y in 0..height {
-            let mut $at = At {
-                window: strip.input.as_ptr().add((strip.windows.base + y * strip.windows.step_y) * $element).cast(),
-                pixel: output.add(strip.pixels.base + y * strip.pixels.step_y),
-                residual: residual.map_or(output.cast_const(), |(from, grid)| from.add(grid.base + y * grid.step_y)),
-            };
-            let mut left = width;
-            while left > 0 {
-                let done = if left >= 4 {
-                    const $pixels: usize = 4;
-                    $tile;
-                    4
-                } else if left >= 2 {
-                    const $pixels: usize = 2;
-                    $tile;
-                    2
-                } else {
-                    const $pixels: usize = 1;
-                    $tile;
-                    1
-                };
-                left -= done;
-                $at.window = $at.window.wrapping_add(done * shared.steps[0]);
-                $at.pixel = $at.pixel.wrapping_add(done * shared.steps[1]);
-                $at.residual = $at.residual.wrapping_add(done * shared.steps[2]);
+    ($strip:expr, $element:expr, |$at:ident, $pixels:ident| $tile:expr) => {{
+        let mut cursor = Cursor::new($strip, $element);
+        while cursor.left > 0 {
+            if cursor.left >= 4 {
+                const $pixels: usize = 4;
+                let $at = &cursor.take::<$pixels>();
+                $tile;
+            } else if cursor.left >= 2 {
+                const $pixels: usize = 2;
+                let $at = &cursor.take::<$pixels>();
+                $tile;
+            } else {
+                const $pixels: usize = 1;
+                let $at = &cursor.take::<$pixels>();
+                $tile;
             }
         }
     }};
@@ -325,16 +369,16 @@ unsafe fn rows<const FORM: bool>(strip: &mut Strip<'_>, weights: *const i8) {
     let element = if FORM == WIDE { 2 } else { 1 };
     let shared = &Shared::new(strip, weights, element);
     // SAFETY: every tile's pixels are the strip's, which was checked.
-    unsafe { each_tile!(strip, shared, element, |at, PIXELS| tile::<FORM, PIXELS>(shared, &at)) }
+    unsafe { each_tile!(strip, element, |at, PIXELS| tile::<FORM, PIXELS>(shared, at)) }
 }
 
 /// `PIXELS` pixels, eight lanes at a time.
 ///
 /// # Safety
-/// As [`rows`]; the row has `PIXELS` pixels left.
+/// As [`rows`]; `at` are places of the strip's pixels.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn tile<const FORM: bool, const PIXELS: usize>(shared: &Shared<'_>, at: &At) {
+unsafe fn tile<const FORM: bool, const PIXELS: usize>(shared: &Shared<'_>, at: &[Place; PIXELS]) {
     for lane in (0..shared.lanes).step_by(8) {
         // SAFETY: a run's bytes are inside every window; weights have `group` bytes for each group; bias has 16 lanes.
         unsafe {
@@ -344,9 +388,9 @@ unsafe fn tile<const FORM: bool, const PIXELS: usize>(shared: &Shared<'_>, at: &
             let start = [vzip1q_s32(bias[0], zero), vzip2q_s32(bias[0], zero), vzip1q_s32(bias[1], zero), vzip2q_s32(bias[1], zero)];
             let mut acc = [start; PIXELS];
             if FORM == WIDE {
-                wide(shared, lane, at.window, &mut acc);
+                wide(shared, lane, at, &mut acc);
             } else {
-                narrow(shared, lane, at.window, &mut acc);
+                narrow(shared, lane, at, &mut acc);
             }
             let sums = acc.map(|acc| [vpaddq_s32(acc[0], acc[1]), vpaddq_s32(acc[2], acc[3])]);
             shared.emit(sums, lane, at);
@@ -371,7 +415,7 @@ unsafe fn broadcast(from: *const i8) -> int8x16_t {
 /// As [`tile`].
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn narrow<const PIXELS: usize>(shared: &Shared<'_>, lane: usize, window: *const i8, acc: &mut [[int32x4_t; 4]; PIXELS]) {
+unsafe fn narrow<const PIXELS: usize>(shared: &Shared<'_>, lane: usize, at: &[Place; PIXELS], acc: &mut [[int32x4_t; 4]; PIXELS]) {
     // SAFETY: the function's contract; pointers move at most one group past the last.
     unsafe {
         let mut weights = shared.weights.add(lane * 4);
@@ -380,20 +424,20 @@ unsafe fn narrow<const PIXELS: usize>(shared: &Shared<'_>, lane: usize, window: 
             weights = weights.wrapping_add(shared.group);
             w
         };
-        let at = |run: &Run| -> [*const i8; PIXELS] { std::array::from_fn(|p| window.add(run.offset + p * shared.steps[0])) };
+        let start = |run: &Run| -> [*const i8; PIXELS] { std::array::from_fn(|p| at[p].window.add(run.offset)) };
         let mut runs = shared.runs;
         // Few channels: two kernel rows of one group each.
         while let [first, last, rest @ ..] = runs
             && first.groups + last.groups == 2
         {
-            let (first, last, w, v) = (at(first), at(last), next(), next());
+            let (first, last, w, v) = (start(first), start(last), next(), next());
             for p in 0..PIXELS {
                 acc[p] = narrow_apart(first[p], last[p], w, v, acc[p]);
             }
             runs = rest;
         }
         for run in runs {
-            let mut from = at(run);
+            let mut from = start(run);
             for _ in 0..run.groups / 2 {
                 let (w, v) = (next(), next());
                 for half in 0..PIXELS / 2 {
@@ -547,17 +591,16 @@ unsafe fn narrow_single(from: *const i8, w: [int8x16_t; 2], [mut a, mut b, mut c
 /// As [`tile`].
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn wide<const PIXELS: usize>(shared: &Shared<'_>, lane: usize, window: *const i8, acc: &mut [[int32x4_t; 4]; PIXELS]) {
+unsafe fn wide<const PIXELS: usize>(shared: &Shared<'_>, lane: usize, at: &[Place; PIXELS], acc: &mut [[int32x4_t; 4]; PIXELS]) {
     // SAFETY: the function's contract.
     unsafe {
         let mut weights = shared.weights.add(lane * 4);
         for run in shared.runs {
-            let from = window.add(run.offset * 2);
             for half in 0..run.groups * 2 {
                 let w = [vld1q_s16(weights.cast()), vld1q_s16(weights.add(16).cast())];
                 weights = weights.add(shared.group / 2);
                 for (p, acc) in acc.iter_mut().enumerate() {
-                    let x = vreinterpretq_s16_s8(broadcast(from.add(p * shared.steps[0] + half * 4)));
+                    let x = vreinterpretq_s16_s8(broadcast(at[p].window.add(run.offset * 2 + half * 4)));
                     for q in 0..2 {
                         acc[2 * q] = vmlal_s16(acc[2 * q], vget_low_s16(x), vget_low_s16(w[q]));
                         acc[2 * q + 1] = vmlal_high_s16(acc[2 * q + 1], x, w[q]);
@@ -576,8 +619,8 @@ unsafe fn dot_rows(strip: &mut Strip<'_>, weights: *const i8) {
     // SAFETY: every tile's pixels are the strip's, which was checked; blocks have 8 or 16 lanes.
     unsafe {
         match shared.lanes {
-            LANES => each_tile!(strip, shared, 1, |at, PIXELS| dot_tile::<4, PIXELS>(shared, &at)),
-            _ => each_tile!(strip, shared, 1, |at, PIXELS| dot_tile::<2, PIXELS>(shared, &at)),
+            LANES => each_tile!(strip, 1, |at, PIXELS| dot_tile::<4, PIXELS>(shared, at)),
+            _ => each_tile!(strip, 1, |at, PIXELS| dot_tile::<2, PIXELS>(shared, at)),
         }
     }
 }
@@ -585,10 +628,10 @@ unsafe fn dot_rows(strip: &mut Strip<'_>, weights: *const i8) {
 /// `PIXELS` pixels x `QUADS * 4` lanes.
 ///
 /// # Safety
-/// As [`dot_rows`]; the row has `PIXELS` pixels left.
+/// As [`dot_rows`]; `at` are places of the strip's pixels.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn dot_tile<const QUADS: usize, const PIXELS: usize>(shared: &Shared<'_>, at: &At) {
+unsafe fn dot_tile<const QUADS: usize, const PIXELS: usize>(shared: &Shared<'_>, at: &[Place; PIXELS]) {
     let mut acc = [[vdupq_n_s32(0); QUADS]; PIXELS];
     // SAFETY: a run's bytes are inside every window and 12 more behind it are readable; weights have `QUADS * 16` bytes for each
     // group; bias has 16 lanes.
@@ -599,7 +642,7 @@ unsafe fn dot_tile<const QUADS: usize, const PIXELS: usize>(shared: &Shared<'_>,
         }
         let mut weights = shared.weights;
         for run in shared.runs {
-            let from: [*const i8; PIXELS] = std::array::from_fn(|p| at.window.add(run.offset + p * shared.steps[0]));
+            let from: [*const i8; PIXELS] = std::array::from_fn(|p| at[p].window.add(run.offset));
             let bytes = run.groups / 4 * 16;
             for i in (0..bytes).step_by(16) {
                 let x = from.map(|from| vld1q_s8(from.add(i)));
