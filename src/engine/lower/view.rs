@@ -36,6 +36,12 @@ impl Roles {
         Roles { height: (0..rank.saturating_sub(2)).collect(), width: axis(2), channels: axis(1) }
     }
 
+    /// What an activation of this shape most likely is: channels after a batch of 1 in pictures and signals, last in all else.
+    pub fn usual(shape: &[usize]) -> Roles {
+        let rank = shape.len();
+        if (3..=4).contains(&rank) && shape[0] == 1 { Roles::first(rank) } else { Roles::last(rank) }
+    }
+
     /// Height, width and channels of a tensor of this shape.
     pub fn sizes(&self, shape: &[usize]) -> [usize; 3] {
         [&self.height, &self.width, &self.channels].map(|axes| axes.iter().map(|&a| shape[a]).product())
@@ -117,7 +123,9 @@ impl View {
         if let Some(layout) = self.allocated.filter(|l| same(l, h, w, c)) {
             return Some(layout);
         }
-        if c.size > 1 && c.stride != 1 {
+        // A tensor without elements has no place, nor has one whose elements are one and the same.
+        let nowhere = |axis: Axis| axis.size == 0 || (axis.size > 1 && axis.stride == 0);
+        if (c.size > 1 && c.stride != 1) || [h, w, c].into_iter().any(nowhere) {
             return None;
         }
         let pixel = match (w.size, h.size) {
@@ -271,6 +279,13 @@ mod tests {
         let found = view.layout(&Roles::first(4), layout.bytes()).unwrap();
         assert_eq!(found.border, Border { top: 1, left: 2, bottom: 1, right: 1 });
         assert_eq!((found.first_channel, found.channels, found.pixel_stride), (4, 4, 8));
+    }
+
+    #[test]
+    fn a_tensor_without_elements_lies_nowhere() {
+        for shape in [[1, 0, 4, 6], [1, 8, 0, 6], [1, 8, 4, 0]] {
+            assert_eq!(View::dense(0, &shape, 1).layout(&Roles::first(4), SLACK), None);
+        }
     }
 
     #[test]
