@@ -1,7 +1,7 @@
 //! `jouled bench`.
 
 use super::{Failure, LimitArgs, inspect, output};
-use crate::engine::{self, BenchResult, Effort, Engine, Layers, Model, RunError};
+use crate::engine::{self, BenchResult, Effort, Engine, Layers, RunError};
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
-    let model = inspect::load(&args.model, &args.limits.limits())?;
+    let model = inspect::load(&args.model, &args.limits.limits(), Engine::Native)?;
     let time = Duration::from_secs_f64(args.seconds);
     let failed = |e: RunError| Failure::Running(e.to_string());
     if args.layers {
@@ -52,10 +52,8 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         let effort = args.runs.map_or(Effort::Time(time), |runs| Effort::Runs(runs as usize));
         return output::print(&engine::bench(&model, threads, effort).map_err(failed)?, args.json);
     }
-    let limits = args.limits.limits();
-    let other = Model::load_for(&args.model, &limits, Engine::Tract).map_err(|e| Failure::Running(e.to_string()))?;
-    let ours = engine::bench(&model, threads, Effort::Time(time / 2)).map_err(failed)?;
-    let tract = engine::bench(&other, threads, Effort::Time(time / 2)).map_err(failed)?;
+    let other = inspect::load(&args.model, &args.limits.limits(), Engine::Tract)?;
+    let [ours, tract] = engine::bench_in_turns([&model, &other], threads, Effort::Time(time)).map_err(failed)?;
     output::print(&Comparison { ratio: tract.min_us / ours.min_us, ours, tract }, args.json)
 }
 

@@ -4,7 +4,7 @@ use super::{Failure, LimitArgs, inspect, output};
 use crate::codec::{self, Input, Timing};
 use crate::config::Config;
 use crate::config::value::Size;
-use crate::engine::{Model, infer_once};
+use crate::engine::{Engine, Model, infer_once};
 use crate::registry::{Loaded, Registry, reasons};
 use crate::runner::Runner;
 use crate::stage::{Answer, Pre};
@@ -51,7 +51,7 @@ const MAX_INPUT: Size = Size::mib(256);
 
 /// The model alone.
 fn plain(args: &Args) -> Result<(), Failure> {
-    let model = inspect::load(Path::new(&args.model), &args.limits.limits())?;
+    let model = inspect::load(Path::new(&args.model), &args.limits.limits(), Engine::Native)?;
     let inputs = read_inputs(&args.input, &model)?;
     let tensors = inputs.into_iter().zip(model.inputs()).map(|(input, port)| as_declared(input, port)).collect::<Result<Vec<_>, _>>()?;
     let outputs = infer_once(&model, &tensors).map_err(|e| Failure::Input(e.to_string()))?;

@@ -1,7 +1,7 @@
 //! `jouled inspect`.
 
 use super::{Failure, output};
-use crate::engine::{Limits, Model};
+use crate::engine::{Engine, Limits, Model};
 use std::path::PathBuf;
 
 #[derive(clap::Args, Debug)]
@@ -20,7 +20,7 @@ pub struct Args {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
-    let model = load(&args.model, &args.limits.limits())?;
+    let model = load(&args.model, &args.limits.limits(), Engine::Native)?;
     if args.plan {
         let picture = model.picture().unwrap_or_else(|| "tract alone runs this model: there is no arena".to_string());
         return output::print(&Plan { picture }, false);
@@ -41,6 +41,6 @@ impl std::fmt::Display for Plan {
 }
 
 /// Loads a model for a command.
-pub fn load(path: &std::path::Path, limits: &Limits) -> Result<Model, Failure> {
-    Model::load(path, limits).map_err(|e| Failure::Model(e.to_string()))
+pub fn load(path: &std::path::Path, limits: &Limits, engine: Engine) -> Result<Model, Failure> {
+    Model::load_for(path, limits, engine).map_err(|e| Failure::Model(e.to_string()))
 }

@@ -83,20 +83,35 @@ impl Effort {
 
 /// Runs `model` three times to warm up, then measures each run of the engine.
 pub fn bench(model: &Model, threads: usize, effort: Effort) -> Result<BenchResult, RunError> {
+    let [result] = bench_in_turns([model], threads, effort)?;
+    Ok(result)
+}
+
+/// The same for several models, a run of each in turn: what the machine does meanwhile meets all of them.
+pub fn bench_in_turns<const MODELS: usize>(
+    models: [&Model; MODELS],
+    threads: usize,
+    effort: Effort,
+) -> Result<[BenchResult; MODELS], RunError> {
+    let mut sessions = models.iter().map(|model| warm(model, threads)).collect::<Result<Vec<Session>, _>>()?;
+    let mut times = models.map(|_| Vec::new());
+    let start = Instant::now();
+    while !effort.is_done(times[0].len(), start) {
+        for (session, times) in sessions.iter_mut().zip(&mut times) {
+            let begin = Instant::now();
+            session.run()?;
+            times.push(begin.elapsed());
+        }
+    }
+    Ok(std::array::from_fn(|i| summarize(models[i], sessions[i].threads(), &mut times[i])))
+}
+
+/// A session that has run some times, on the inputs of every measurement.
+fn warm(model: &Model, threads: usize) -> Result<Session, RunError> {
     let mut session = model.session(threads)?;
     fill(&mut session);
-    for _ in 0..WARM_UPS {
-        session.run()?;
-    }
-    let mut times = Vec::new();
-    let start = Instant::now();
-    while !effort.is_done(times.len(), start) {
-        let begin = Instant::now();
-        session.run()?;
-        times.push(begin.elapsed());
-    }
-    times.sort_unstable();
-    Ok(summarize(model, session.threads(), &times))
+    (0..WARM_UPS).try_for_each(|_| session.run())?;
+    Ok(session)
 }
 
 /// Runs `model` for about `time` and keeps the fastest run of each step.
@@ -106,9 +121,10 @@ pub fn layers(model: &Model, time: Duration) -> Result<Layers, RunError> {
     let nodes = &model.report().engine_nodes;
     let mut fastest = vec![Duration::MAX; nodes.len()];
     let mut peak: f64 = 0.0;
+    let effort = Effort::Time(time);
     let start = Instant::now();
     let mut runs = 0;
-    while runs < MIN_RUNS || start.elapsed() < time {
+    while !effort.is_done(runs, start) {
         session.run_timed(&mut |step, time| fastest[step] = fastest[step].min(time))?;
         // Between the runs, so that both see the same clock.
         peak = peak.max(calibrate());
@@ -139,7 +155,9 @@ fn calibrate() -> f64 {
 /// Iterations of the calibration loop: some tens of microseconds.
 const CALIBRATION: usize = 10_000;
 
-fn summarize(model: &Model, threads: usize, sorted: &[Duration]) -> BenchResult {
+fn summarize(model: &Model, threads: usize, times: &mut [Duration]) -> BenchResult {
+    times.sort_unstable();
+    let sorted = &*times;
     let us = |percent| nearest_rank(sorted, percent).as_nanos() as f64 / 1000.0;
     let totals = &model.report().totals;
     BenchResult {

@@ -43,7 +43,7 @@ mod step;
 mod team;
 mod tract;
 
-pub use bench::{BenchResult, Effort, LayerTime, Layers, bench, layers};
+pub use bench::{BenchResult, Effort, LayerTime, Layers, bench, bench_in_turns, layers};
 pub use error::{LoadCause, LoadError, RunError};
 pub use infer::{infer_once, read_output, write_input};
 pub use limits::Limits;

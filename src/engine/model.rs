@@ -50,11 +50,6 @@ impl Model {
         Model::load_for(path, limits, Engine::Native)
     }
 
-    /// [`Model::from_bytes`] for another engine.
-    pub fn from_bytes_for(bytes: &[u8], name: &str, limits: &Limits, engine: Engine) -> Result<Model, LoadError> {
-        build_for(engine, |engine| build(bytes.to_vec(), name, None, limits, engine)).map_err(|cause| cause.of(name))
-    }
-
     /// The same for another engine.
     pub fn load_for(path: &Path, limits: &Limits, engine: Engine) -> Result<Model, LoadError> {
         let name = path.display().to_string();
@@ -64,11 +59,16 @@ impl Model {
 
     /// Loads a model from memory. It cannot have external data. `name` is for errors and the report.
     pub fn from_bytes(bytes: &[u8], name: &str, limits: &Limits) -> Result<Model, LoadError> {
+        Model::from_bytes_for(bytes, name, limits, Engine::Native)
+    }
+
+    /// The same for another engine.
+    pub fn from_bytes_for(bytes: &[u8], name: &str, limits: &Limits, engine: Engine) -> Result<Model, LoadError> {
         let found = Size(bytes.len() as u64);
         if found > limits.max_file {
             return Err(LoadCause::FileTooLarge { found, limit: limits.max_file }.of(name));
         }
-        Model::from_bytes_for(bytes, name, limits, Engine::Native)
+        build_for(engine, |engine| build(bytes.to_vec(), name, None, limits, engine)).map_err(|cause| cause.of(name))
     }
 
     /// The path or name it was loaded under.

@@ -15,16 +15,15 @@ use super::tract::lowering::Lowered;
 use super::tract::{IslandPlan, TractIsland, island_weights};
 use crate::kernels::{self, Isa};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A prepared program.
 pub struct NativeProgram(Arc<Prepared>);
 
-/// Where a tensor lies.
+/// Where a tensor lies. The model's inputs are in the arena too, behind the activations.
 #[derive(Clone, Debug)]
 enum Place {
-    Input(usize),
     Constant(usize),
     Arena(Range<usize>),
 }
@@ -42,11 +41,13 @@ struct Planned {
 struct Prepared {
     steps: Vec<Planned>,
     islands: Vec<IslandPlan>,
-    /// Bytes of each input.
-    inputs: Vec<usize>,
+    /// Where each input lies in the arena.
+    inputs: Vec<Range<usize>>,
     constants: Vec<Vec<u8>>,
     outputs: Vec<Place>,
+    /// Bytes of activations and inputs.
     arena: usize,
+    /// Bytes that a thread needs for itself.
     scratch: usize,
     buffers: Vec<Buffer>,
     plan: Plan,
@@ -55,17 +56,6 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// Where input `index` lies in a session's arena: behind the activations.
-    fn input(&self, index: usize) -> Range<usize> {
-        let aligned = |bytes: usize| bytes.next_multiple_of(plan::ALIGN);
-        let at = self.arena + self.inputs[..index].iter().map(|&bytes| aligned(bytes)).sum::<usize>();
-        at..at + self.inputs[index]
-    }
-
-    fn arena_with_inputs(&self) -> usize {
-        self.inputs.len().checked_sub(1).map_or(self.arena, |last| self.input(last).end)
-    }
-
     /// Work of a step in multiply-accumulates; a byte moved counts as four.
     fn cost(&self, planned: &Planned) -> u64 {
         match &planned.action {
@@ -78,7 +68,6 @@ impl Prepared {
 
     fn bytes(&self, place: &Place) -> usize {
         match place {
-            Place::Input(index) => self.inputs[*index],
             Place::Constant(index) => self.constants[*index].len(),
             Place::Arena(range) => range.len(),
         }
@@ -95,17 +84,25 @@ pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Resu
     if let Some((a, b)) = plan::clash(&buffers, &plan) {
         return Err(format!("internal failure: `{}` and `{}` clash in the arena", buffers[a].name, buffers[b].name));
     }
+    let mut arena = plan.size();
+    let inputs: Vec<Range<usize>> = inputs.into_iter().map(|bytes| behind(&mut arena, bytes)).collect();
     let place = |storage: usize| match lowering.storages[storage].origin {
-        Origin::Input(index) => Place::Input(index),
+        Origin::Input(index) => Place::Arena(inputs[index].clone()),
         Origin::Constant(index) => Place::Constant(index),
         Origin::Arena => Place::Arena(range(&plan, &buffers, storage)),
     };
     let isa = Isa::best();
-    let mut steps = Vec::with_capacity(lowering.records.len());
+    let mut steps = Vec::with_capacity(records.len());
     // One by one, so that a step's weights go as soon as they are packed.
     for record in records {
         let action = match &record.work {
-            Work::Kernel(draft) => kernel(&record, &**draft, isa, &plan, &place).map_err(|e| format!("node `{}`: {e}", record.name))?,
+            Work::Kernel(draft) => {
+                let origin = lowering.storages[record.writes[0]].origin;
+                if origin != Origin::Arena {
+                    return Err(format!("internal failure: step `{}` writes {origin:?}", record.name));
+                }
+                kernel(&record, &**draft, isa, (&plan, &buffers), &place).map_err(|e| format!("node `{}`: {e}", record.name))?
+            }
             Work::Island(number) => Action::Island {
                 number: *number,
                 reads: record.reads.iter().map(|&r| place(r)).collect(),
@@ -119,9 +116,15 @@ pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Resu
     let scratch = kernels().map(|s| s.scratch_bytes()).max().unwrap_or(0);
     let outputs = outputs.into_iter().map(place).collect();
     let memory = Memory { activations: plan.size() as u64, weights };
-    let arena = plan.size();
     let constants = lowering.constants;
     Ok(NativeProgram(Arc::new(Prepared { steps, islands, inputs, constants, outputs, arena, scratch, buffers, plan, absorbed, memory })))
+}
+
+/// The next place of `bytes` in an arena that has `end` bytes so far.
+fn behind(end: &mut usize, bytes: usize) -> Range<usize> {
+    let start = end.next_multiple_of(plan::ALIGN);
+    *end = start + bytes;
+    start..*end
 }
 
 fn range(plan: &Plan, buffers: &[Buffer], storage: usize) -> Range<usize> {
@@ -133,7 +136,7 @@ fn kernel(
     record: &Record,
     draft: &dyn super::lower::draft::Draft,
     isa: Isa,
-    plan: &Plan,
+    (plan, buffers): (&Plan, &[Buffer]),
     place: &impl Fn(usize) -> Place,
 ) -> Result<Action, kernels::Error> {
     let write = record.writes[0];
@@ -141,14 +144,10 @@ fn kernel(
     let in_place = (0..record.reads.len()).find(|&read| record.may_take(read) && taken(read));
     let step = draft.finish(isa, &record.layouts, in_place.is_some())?;
     let reads = std::array::from_fn(|read| match record.reads.get(read) {
-        Some(_) if in_place == Some(read) => Place::Arena(0..0),
-        Some(&storage) => place(storage),
-        None => Place::Arena(0..0),
+        Some(&storage) if in_place != Some(read) => place(storage),
+        _ => Place::Arena(0..0),
     });
-    let Place::Arena(write) = place(write) else {
-        return Err(kernels::Error::Parameter { what: "a step that writes an input of the model", found: write });
-    };
-    Ok(Action::Kernel { step, reads, write })
+    Ok(Action::Kernel { step, reads, write: range(plan, buffers, write) })
 }
 
 /// The storages as the planner sees them, by the same numbers.
@@ -223,19 +222,19 @@ impl Program for NativeProgram {
     }
 
     fn picture(&self) -> Option<String> {
-        let used: Vec<usize> = (0..self.0.buffers.len()).filter(|&i| self.0.buffers[i].size > 0).collect();
-        (!used.is_empty()).then(|| plan::picture(&self.0.buffers, &self.0.plan))
+        let used = self.0.buffers.iter().any(|buffer| buffer.size > 0);
+        used.then(|| plan::picture(&self.0.buffers, &self.0.plan))
     }
 }
 
 /// What all threads of one session share.
 struct State {
     program: Arc<Prepared>,
-    /// Activations, then the inputs.
     arena: Arena,
     /// Threads of each step, and whether all must meet before it.
     schedule: Vec<Turn>,
-    scratch: usize,
+    /// Each thread's own, by its number: the locks are never waited for.
+    scratch: Vec<Mutex<Vec<u8>>>,
     islands: Mutex<Vec<TractIsland>>,
     error: Mutex<Option<RunError>>,
 }
@@ -275,13 +274,14 @@ fn share(parts: usize, index: usize, threads: usize) -> Range<usize> {
 
 impl State {
     /// One thread's way through the program. An error is left in [`State::error`].
-    fn run(&self, member: &Member, scratch: &mut [u8]) {
+    fn run(&self, member: &Member) {
+        let mut scratch = locked(&self.scratch[member.index]);
         for (planned, turn) in self.program.steps.iter().zip(&self.schedule) {
             if turn.meet && !member.meet() {
                 return;
             }
-            if let Err(error) = self.step(planned, member.index, turn.threads, scratch) {
-                *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            if let Err(error) = self.step(planned, member.index, turn.threads, &mut scratch) {
+                *locked(&self.error) = Some(error);
                 return member.fail();
             }
         }
@@ -302,29 +302,23 @@ impl State {
     }
 
     fn kernel(&self, step: &dyn Step, reads: &[Place; READS], write: &Range<usize>, parts: Range<usize>, scratch: &mut [u8]) {
-        let ranges = reads.each_ref().map(|place| self.range(place));
+        let ranges = reads.each_ref().map(|place| match place {
+            Place::Constant(_) => 0..0,
+            Place::Arena(range) => range.clone(),
+        });
         let owned = step.owned(parts.clone());
         // SAFETY: `prepare` found that the buffers of a step are apart from each other and from all that live beyond it, and
         // `executor` that the threads of a step own disjoint bytes; a barrier stands between steps that share any.
         let (slices, output) = unsafe { self.arena.step(ranges, write.start + owned.start..write.start + owned.end) };
         let inputs = std::array::from_fn(|i| match &reads[i] {
             Place::Constant(index) => &self.program.constants[*index][..],
-            Place::Input(_) | Place::Arena(_) => slices[i],
+            Place::Arena(_) => slices[i],
         });
         step.run(inputs, output, parts, scratch);
     }
 
-    /// Bytes of the arena; constants are elsewhere.
-    fn range(&self, place: &Place) -> Range<usize> {
-        match place {
-            Place::Input(index) => self.program.input(*index),
-            Place::Constant(_) => 0..0,
-            Place::Arena(range) => range.clone(),
-        }
-    }
-
     fn island(&self, number: usize, reads: &[Place], writes: &[Range<usize>]) -> Result<(), RunError> {
-        let mut islands = self.islands.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut islands = locked(&self.islands);
         let island = &mut islands[number];
         for (slot, place) in reads.iter().enumerate() {
             island.input(slot).copy_from_slice(self.bytes(place));
@@ -347,7 +341,7 @@ impl State {
         match place {
             Place::Constant(index) => &self.program.constants[*index],
             // SAFETY: called between runs, or by the one thread that runs an island, which nobody else's step overlaps.
-            place => unsafe { self.arena.step([self.range(place)], 0..0).0[0] },
+            Place::Arena(range) => unsafe { self.arena.step([range.clone()], 0..0).0[0] },
         }
     }
 }
@@ -355,7 +349,6 @@ impl State {
 struct NativeExecutor {
     state: Arc<State>,
     outputs: Vec<Vec<u8>>,
-    scratch: Vec<u8>,
     /// None where one thread does it all.
     team: Option<Team>,
     threads: usize,
@@ -368,21 +361,21 @@ impl NativeExecutor {
         check_owners(&program, &schedule)?;
         let islands = program.islands.iter().map(|plan| TractIsland::new(plan.clone())).collect::<Result<_, _>>()?;
         let state = Arc::new(State {
-            arena: Arena::new(program.arena_with_inputs()),
+            arena: Arena::new(program.arena),
             schedule,
-            scratch: program.scratch,
+            scratch: (0..threads).map(|_| Mutex::new(vec![0; program.scratch])).collect(),
             islands: Mutex::new(islands),
             error: Mutex::new(None),
             program: program.clone(),
         });
         let team = (threads > 1).then(|| team(&state, threads, cores)).transpose().map_err(|e| RunError(format!("no threads: {e}")))?;
         let outputs = program.outputs.iter().map(|place| vec![0; program.bytes(place)]).collect();
-        Ok(NativeExecutor { scratch: vec![0; program.scratch], state, outputs, team, threads })
+        Ok(NativeExecutor { state, outputs, team, threads })
     }
 
     /// Hands the outputs over, or says why there are none.
     fn finish(&mut self, sound: bool) -> Result<(), RunError> {
-        let error = self.state.error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let error = locked(&self.state.error).take();
         if let Some(error) = error {
             return Err(error);
         }
@@ -396,15 +389,14 @@ impl NativeExecutor {
     }
 }
 
+/// What a thread that panicked left is as good as what it found: the next run writes all of it anew.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn team(state: &Arc<State>, threads: usize, cores: &[usize]) -> std::io::Result<Team> {
-    let scratch: Vec<Mutex<Vec<u8>>> = (0..threads).map(|_| Mutex::new(vec![0; state.scratch])).collect();
     let state = state.clone();
-    let job = move |member: &Member| {
-        // Each thread has its own: the lock is never waited for.
-        let mut scratch = scratch[member.index].lock().unwrap_or_else(PoisonError::into_inner);
-        state.run(member, &mut scratch);
-    };
-    Team::new(threads, cores, Arc::new(job))
+    Team::new(threads, cores, Arc::new(move |member: &Member| state.run(member)))
 }
 
 /// Threads of a step must own bytes that follow each other inside the step's output.
@@ -425,20 +417,20 @@ fn check_owners(program: &Prepared, schedule: &[Turn]) -> Result<(), RunError> {
 
 impl Executor for NativeExecutor {
     fn input_mut(&mut self, index: usize) -> &mut [u8] {
-        let range = self.state.program.input(index);
+        let range = self.state.program.inputs[index].clone();
         // SAFETY: no run is under way while `self` is borrowed, and the slice keeps it borrowed.
         unsafe { self.state.arena.step([], range).1 }
     }
 
     fn input(&self, index: usize) -> &[u8] {
-        self.state.bytes(&Place::Input(index))
+        self.state.bytes(&Place::Arena(self.state.program.inputs[index].clone()))
     }
 
     fn run(&mut self) -> Result<(), RunError> {
         let sound = match &self.team {
             Some(team) => team.run(),
             None => {
-                self.state.run(&Member::alone(), &mut self.scratch);
+                self.state.run(&Member::alone());
                 true
             }
         };
@@ -446,11 +438,13 @@ impl Executor for NativeExecutor {
     }
 
     fn run_timed(&mut self, each: &mut dyn FnMut(usize, Duration)) -> Result<(), RunError> {
+        let mut scratch = locked(&self.state.scratch[0]);
         for (number, planned) in self.state.program.steps.iter().enumerate() {
             let start = Instant::now();
-            self.state.step(planned, 0, 1, &mut self.scratch)?;
+            self.state.step(planned, 0, 1, &mut scratch)?;
             each(number, start.elapsed());
         }
+        drop(scratch);
         self.finish(true)
     }
 

@@ -50,14 +50,17 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// The quantized activation behind a real value, where a per-tensor `DequantizeLinear` makes it.
     pub fn source(&self, real: &str) -> Option<(String, QuantizedType)> {
-        let node = self.index.producer(real).filter(|n| n.op_type == "DequantizeLinear")?;
-        let value = input(node, 0).filter(|v| self.index.constant(v).is_none())?;
-        Some((value.to_string(), self.dequantized(node)?))
+        self.operand(real).filter(|(value, _)| self.index.constant(value).is_none())
+    }
+
+    /// The `DequantizeLinear` that makes a real value.
+    fn dequantize(&self, real: &str) -> Option<&'a NodeProto> {
+        self.index.producer(real).filter(|n| n.op_type == "DequantizeLinear")
     }
 
     /// The same, or a quantized constant behind one.
     pub fn operand(&self, real: &str) -> Option<(String, QuantizedType)> {
-        let node = self.index.producer(real).filter(|n| n.op_type == "DequantizeLinear")?;
+        let node = self.dequantize(real)?;
         Some((input(node, 0)?.to_string(), self.dequantized(node)?))
     }
 
@@ -102,7 +105,7 @@ impl<'a> Context<'a> {
 
     /// The weights behind a real value that a `DequantizeLinear` makes of a constant.
     pub fn weights(&self, real: &str) -> Option<Weights> {
-        let node = self.index.producer(real).filter(|n| n.op_type == "DequantizeLinear")?;
+        let node = self.dequantize(real)?;
         let rank = self.index.constant_input(node, 0)?.dims.len() as i64;
         let axis = attribute::int(node, "axis", 1);
         let axis = if axis < 0 { axis + rank } else { axis };
@@ -149,7 +152,7 @@ impl<'a> Context<'a> {
         if let Some(constant) = self.index.constant(real) {
             return Some(tensor::values(constant).iter().enumerate().map(|(i, &v)| in_units(i, v)).collect());
         }
-        let node = self.index.producer(real).filter(|n| n.op_type == "DequantizeLinear")?;
+        let node = self.dequantize(real)?;
         let values = tensor::values(self.index.constant_input(node, 0)?);
         let scales = tensor::values(self.index.constant_input(node, 1)?);
         let zeros = self.index.constant_input(node, 2).map_or_else(|| vec![0.0], tensor::values);
@@ -168,7 +171,7 @@ impl<'a> Context<'a> {
         if let Some(constant) = self.index.constant(value) {
             return Some(tensor::values(constant).iter().map(|&v| v as f32).collect());
         }
-        let node = self.index.producer(value).filter(|n| n.op_type == "DequantizeLinear")?;
+        let node = self.dequantize(value)?;
         let quant = quantization::of_input(&self.index, node, 0)?;
         let values = tensor::values(self.index.constant_input(node, 0)?);
         Some(values.iter().map(|&v| ((v - f64::from(quant.zero_point)) as f32) * quant.scale).collect())
@@ -176,13 +179,10 @@ impl<'a> Context<'a> {
 
     /// A constant of one element, possibly behind a `DequantizeLinear`.
     pub fn scalar(&self, value: &str) -> Option<f32> {
-        if let Some(constant) = self.index.constant(value) {
-            return expression::scalar(constant);
+        match self.reals(value)?[..] {
+            [one] => Some(one),
+            _ => None,
         }
-        let node = self.index.producer(value).filter(|n| n.op_type == "DequantizeLinear")?;
-        let quantized = expression::scalar(self.index.constant_input(node, 0)?)?;
-        let quant = quantization::of_input(&self.index, node, 0)?;
-        Some((quantized - quant.zero_point as f32) * quant.scale)
     }
 
     /// The node that makes `real`, looked for through a `Relu` or `Clip` whose range of `output` comes with it.
@@ -196,13 +196,7 @@ impl<'a> Context<'a> {
 }
 
 fn quantized_type(scale: f32, zero_point: i32, dtype: Dtype) -> Option<QuantizedType> {
-    let unsigned = match dtype {
-        Dtype::Int8 => false,
-        Dtype::Uint8 => true,
-        _ => return None,
-    };
-    let zero = i8::try_from(zero_point - if unsigned { 128 } else { 0 }).ok()?;
-    (scale.is_finite() && scale > 0.0).then_some(QuantizedType { scale, zero, unsigned })
+    matches!(dtype, Dtype::Int8 | Dtype::Uint8).then(|| QuantizedType::new(scale, zero_point, dtype == Dtype::Uint8))?
 }
 
 /// First outputs of the nodes that became part of quantized operators.
@@ -294,8 +288,7 @@ fn clamped(context: &Context, found: &HashMap<String, Found>, recognized: Recogn
     if !(cuts && *from == output && alone(source) && dequantized) {
         return recognized;
     }
-    let Some(Found { recognized: before, output: made }) = found.get(source).filter(|f| f.output == *from) else { return recognized };
-    debug_assert_eq!(made, from);
+    let Some(Found { recognized: before, .. }) = found.get(source).filter(|f| f.output == *from) else { return recognized };
     let mut kind = before.kind.clone();
     let Some((lowest, highest)) = kind.range_mut() else { return recognized };
     (*lowest, *highest) = ((*lowest).clamp(low, high), (*highest).clamp(low, high));
@@ -306,20 +299,20 @@ fn clamped(context: &Context, found: &HashMap<String, Found>, recognized: Recogn
 /// value. Values in between are rounded as before, so nothing changes but the work.
 fn compose(found: &HashMap<String, Found>, recognized: Recognized, output: QuantizedType) -> Recognized {
     // What a value is of what it comes from: another value's table, or itself.
-    let origin = |(name, ty): &(String, QuantizedType)| -> (String, QuantizedType, Option<Vec<i8>>) {
+    let origin = |(name, ty): &(String, QuantizedType)| -> (String, QuantizedType, Option<table::Table>) {
         if let Some(Found { recognized: Recognized { kind: Kind::Table(table), inputs, .. }, output }) = found.get(name)
             && output == ty
             && let [(source, from)] = &inputs[..]
         {
-            return (source.clone(), *from, Some(table.values.clone()));
+            return (source.clone(), *from, Some(table.clone()));
         }
         (name.clone(), *ty, None)
     };
-    let at = |table: &Option<Vec<i8>>, v: i8| table.as_ref().map_or(v, |t| t[(i32::from(v) + 128) as usize]);
+    let at = |table: &Option<table::Table>, v: i8| table.as_ref().map_or(v, |t| t.at(v));
     let (values, source) = match (&recognized.kind, &recognized.inputs[..]) {
         (Kind::Table(outer), [input]) => {
             let (name, ty, inner @ Some(_)) = origin(input) else { return recognized };
-            ((-128..=127).map(|v| outer.values[(i32::from(at(&inner, v)) + 128) as usize]).collect(), (name, ty))
+            ((-128..=127).map(|v| outer.at(at(&inner, v))).collect(), (name, ty))
         }
         (Kind::Binary(binary), [a, b]) => {
             let (mut a, mut b) = (origin(a), origin(b));
@@ -374,14 +367,13 @@ fn moves(op: &str) -> bool {
 /// Lets `DequantizeLinear` pass below the operators that only move elements, which then move quantized ones.
 fn sink(graph: &mut GraphProto) {
     let mut behind: HashMap<String, NodeProto> = HashMap::new();
-    let constants: HashSet<String> = graph.initializer.iter().map(|t| t.name.clone()).collect();
     let mut nodes = Vec::with_capacity(graph.node.len());
     let index = Index::new(graph);
     for node in &graph.node {
         let dequantized = input(node, 0).and_then(|value| behind.get(value)).filter(|_| moves(&node.op_type)).cloned();
         let Some(dequantize) = dequantized else {
             let per_tensor = node.op_type == "DequantizeLinear" && quantization::of_input(&index, node, 0).is_some();
-            if per_tensor && input(node, 0).is_some_and(|value| !constants.contains(value) && index.constant(value).is_none()) {
+            if per_tensor && input(node, 0).is_some_and(|value| index.constant(value).is_none()) {
                 behind.extend(node.output.first().map(|output| (output.clone(), node.clone())));
             }
             nodes.push(node.clone());

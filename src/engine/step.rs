@@ -67,6 +67,23 @@ macro_rules! by_rows {
     };
 }
 
+/// A kernel that says itself how it is divided.
+macro_rules! by_parts {
+    ($type:ty) => {
+        fn describe(&self) -> String {
+            <$type>::describe(self)
+        }
+
+        fn parts(&self) -> usize {
+            <$type>::parts(self)
+        }
+
+        fn owned(&self, parts: Range<usize>) -> Range<usize> {
+            <$type>::owned(self, parts)
+        }
+    };
+}
+
 /// What a kernel with weights tells of itself.
 macro_rules! weighted {
     ($($field:ident)*) => {
@@ -110,17 +127,7 @@ impl Step for kernels::ConvTranspose {
 }
 
 impl Step for kernels::MatMul {
-    fn describe(&self) -> String {
-        kernels::MatMul::describe(self)
-    }
-
-    fn parts(&self) -> usize {
-        kernels::MatMul::parts(self)
-    }
-
-    fn owned(&self, parts: Range<usize>) -> Range<usize> {
-        kernels::MatMul::owned(self, parts)
-    }
+    by_parts!(kernels::MatMul);
 
     fn macs(&self) -> u64 {
         kernels::MatMul::macs(self)
@@ -194,17 +201,7 @@ impl Step for kernels::ResizeLinear {
 }
 
 impl Step for kernels::Export {
-    fn describe(&self) -> String {
-        kernels::Export::describe(self)
-    }
-
-    fn parts(&self) -> usize {
-        kernels::Export::parts(self)
-    }
-
-    fn owned(&self, parts: Range<usize>) -> Range<usize> {
-        kernels::Export::owned(self, parts)
-    }
+    by_parts!(kernels::Export);
 
     fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], parts: Range<usize>, _: &mut [u8]) {
         kernels::Export::run(self, inputs[0], output, parts);

@@ -95,15 +95,6 @@ impl Kernel for Avx2 {
         unsafe { depthwise::rows(dw, input, output, rows) }
     }
 
-    fn compiled<R>(self, f: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx2")]
-        fn call<R>(f: impl FnOnce() -> R) -> R {
-            f()
-        }
-        // SAFETY: `self` proves AVX2.
-        unsafe { call(f) }
-    }
-
     const WINOGRAD: bool = true;
 
     fn winograd(self, wg: &Winograd, job: &mut Job<'_>) {

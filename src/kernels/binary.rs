@@ -17,6 +17,14 @@ pub enum BinaryQuant {
 }
 
 impl BinaryQuant {
+    /// The same with its operands exchanged.
+    pub const fn exchanged(self) -> BinaryQuant {
+        match self {
+            BinaryQuant::Add(q) => BinaryQuant::Add(q.exchanged()),
+            BinaryQuant::Mul(q) => BinaryQuant::Mul(MulQuant { a_zero: q.b_zero, b_zero: q.a_zero, ..q }),
+        }
+    }
+
     fn check(&self) -> Result<(), Error> {
         match self {
             BinaryQuant::Add(q) => q.check(),

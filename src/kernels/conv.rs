@@ -241,11 +241,6 @@ pub(crate) trait Kernel: Copy {
     }
     /// Rows `rows` of a depthwise convolution. `output` are the bytes those rows own.
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>);
-    /// Calls `f`, which is compiled with this instruction set where it is inlined: for loops in plain Rust.
-    #[inline(always)]
-    fn compiled<R>(self, f: impl FnOnce() -> R) -> R {
-        f()
-    }
     /// Whether there is a [`Kernel::winograd`].
     const WINOGRAD: bool = false;
     /// A 3x3 convolution in Winograd's form.

@@ -1,7 +1,7 @@
 //! Operators that look at one element at a time: the sum of two tensors, and any function of one value as a table.
 
 use super::conv::Kernel;
-use super::conv::equal;
+use super::rows::{each_run, run_length, same_shape};
 use super::{AddQuant, Error, Isa, Layout, load, store, with_kernel};
 use std::ops::Range;
 
@@ -18,8 +18,8 @@ pub struct Add {
 impl Add {
     pub fn prepare(isa: Isa, quant: AddQuant, a: Layout, b: Layout, output: Layout) -> Result<Add, Error> {
         quant.check()?;
-        same_shape(&a, &output)?;
-        same_shape(&b, &output)?;
+        same_shape(&output, &a)?;
+        same_shape(&output, &b)?;
         Ok(Add { isa, quant, a, b, output })
     }
 
@@ -62,10 +62,10 @@ pub struct Table {
 
 impl Table {
     /// `values[v + 128]` is the result for `v`; `output_zero` is what the output's border holds.
-    pub fn prepare(values: &[i8; 256], output_zero: i8, input: Layout, output: Layout) -> Result<Table, Error> {
-        same_shape(&input, &output)?;
+    pub fn prepare(isa: Isa, values: &[i8; 256], output_zero: i8, input: Layout, output: Layout) -> Result<Table, Error> {
+        same_shape(&output, &input)?;
         let bytes = std::array::from_fn(|byte| store(values[(i32::from(load(byte as u8)) + 128) as usize]));
-        Ok(Table { isa: Isa::best(), bytes: Box::new(bytes), input, output, border: store(output_zero) })
+        Ok(Table { isa, bytes: Box::new(bytes), input, output, border: store(output_zero) })
     }
 
     /// Placement of the result.
@@ -81,30 +81,10 @@ impl Table {
     /// Computes output rows `rows`; `input` is `None` where it lies in the output's own place.
     pub fn run(&self, input: Option<&[u8]>, output: &mut [u8], rows: Range<usize>) {
         assert!(input.is_some() || self.input == self.output, "in place needs one layout");
-        let base = self.output.rows(rows.clone()).start;
-        let count = run_length(&[&self.input, &self.output]);
-        for y in rows.clone() {
-            for x in (0..self.output.width).step_by(count) {
-                let length = count * self.output.channels;
-                let to = self.output.offset(y, x) - base;
-                let out = &mut output[to..to + length];
-                let from = input.map(|input| &input[self.input.offset(y, x)..][..length]);
-                with_kernel!(self.isa, k => k.table(&self.bytes, from, out));
-            }
-        }
+        each_run(&self.input, &self.output, output, rows.clone(), |from, out| {
+            let from = input.map(|input| &input[from..from + out.len()]);
+            with_kernel!(self.isa, k => k.table(&self.bytes, from, out));
+        });
         self.output.fill_border(rows, output, self.border);
     }
-}
-
-/// Pixels that are contiguous in every layout: a whole row, or one where some tensor is a slice of a wider one.
-fn run_length(layouts: &[&Layout]) -> usize {
-    if layouts.iter().all(|l| l.channels == l.pixel_stride) { layouts[0].width } else { 1 }
-}
-
-fn same_shape(a: &Layout, b: &Layout) -> Result<(), Error> {
-    a.check()?;
-    b.check()?;
-    equal("height", b.height, a.height)?;
-    equal("width", b.width, a.width)?;
-    equal("channels", b.channels, a.channels)
 }

@@ -1,7 +1,8 @@
 //! Max and average pooling; a global pool is a window as large as the tensor.
 
-use super::conv::{Kernel, equal, positive};
-use super::{Error, FLIP, Isa, Layout, OutputQuant, check_multiplier, store, widen, with_kernel};
+use super::compiled::Loops;
+use super::conv::{equal, positive};
+use super::{Error, FLIP, Isa, Layout, OutputQuant, check_multiplier, store, widen};
 use std::ops::Range;
 
 /// What becomes of a window.
@@ -41,11 +42,25 @@ pub struct Pool {
     params: PoolParams,
 }
 
+struct Rows<'a> {
+    pool: &'a Pool,
+    input: &'a [u8],
+    output: &'a mut [u8],
+    rows: Range<usize>,
+}
+
+impl Loops for Rows<'_> {
+    #[inline(always)]
+    fn run(self) {
+        self.pool.run_rows(self.input, self.output, self.rows);
+    }
+}
+
 /// Channels that are reduced at a time.
 const LANES: usize = 32;
 
 impl Pool {
-    pub fn prepare(params: &PoolParams) -> Result<Pool, Error> {
+    pub fn prepare(isa: Isa, params: &PoolParams) -> Result<Pool, Error> {
         params.input.check()?;
         params.output.check()?;
         equal("pooled channels", params.input.channels, params.output.channels)?;
@@ -69,7 +84,7 @@ impl Pool {
             check_multiplier(*ratio / count as f32)?;
             quant.check()?;
         }
-        Ok(Pool { isa: Isa::best(), params: *params })
+        Ok(Pool { isa, params: *params })
     }
 
     /// Placement of the result.
@@ -87,7 +102,7 @@ impl Pool {
 
     /// Computes output rows `rows`; buffers as in the module's contract.
     pub fn run(&self, input: &[u8], output: &mut [u8], rows: Range<usize>) {
-        with_kernel!(self.isa, k => k.compiled(|| self.run_rows(input, output, rows.clone())));
+        self.isa.compiled(Rows { pool: self, input, output, rows: rows.clone() });
         self.params.output.fill_border(rows, output, store(self.params.output_zero));
     }
 

@@ -80,6 +80,11 @@ impl AddQuant {
         self.output.check()
     }
 
+    /// The same sum with its operands exchanged.
+    pub const fn exchanged(self) -> AddQuant {
+        AddQuant { a_ratio: self.b_ratio, b_ratio: self.a_ratio, a_zero: self.b_zero, b_zero: self.a_zero, output: self.output }
+    }
+
     /// True where a sum may exceed 32 bits before it is clamped; a model with such scales is absurd but legal.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
     pub(crate) fn is_loud(&self) -> bool {

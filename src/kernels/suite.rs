@@ -338,17 +338,19 @@ fn every_pool_equals_the_reference() {
     for seed in 0..4 * cases() {
         let mut random = Random::new(seed + 90_000);
         let (params, values) = pool_case(&mut random);
-        let pool = Pool::prepare(&params).unwrap();
         let mut input = vec![0xA5; params.input.bytes()];
         params.input.scatter(&values, 0, &mut input);
-        let mut output = vec![0x5A; params.output.bytes()];
         let cut = random.range(0..params.output.height + 1);
-        for rows in [0..cut, cut..params.output.height].into_iter().filter(|r| !r.is_empty()) {
-            let owned = params.output.rows(rows.clone());
-            pool.run(&input, &mut output[owned], rows);
+        for isa in Isa::supported() {
+            let pool = Pool::prepare(isa, &params).unwrap();
+            let mut output = vec![0x5A; params.output.bytes()];
+            for rows in [0..cut, cut..params.output.height].into_iter().filter(|r| !r.is_empty()) {
+                let owned = params.output.rows(rows.clone());
+                pool.run(&input, &mut output[owned], rows);
+            }
+            check_surroundings(&params.output, &output, params.output_zero, Some(0x5A));
+            assert!(params.output.gather(&output) == reference::pool(&params, &values), "{} seed {seed} {params:?}", isa.name());
         }
-        check_surroundings(&params.output, &output, params.output_zero, Some(0x5A));
-        assert!(params.output.gather(&output) == reference::pool(&params, &values), "seed {seed} {params:?}");
     }
 }
 
@@ -369,16 +371,17 @@ fn sums_and_tables_equal_the_reference() {
         let (mut ba, mut bb, mut out) = (vec![1; la.bytes()], vec![2; lb.bytes()], vec![0x5A; lo.bytes()]);
         la.scatter(&a, 0, &mut ba);
         lb.scatter(&b, 0, &mut bb);
+        let values: [i8; 256] = std::array::from_fn(|_| random.value());
         for isa in Isa::supported() {
             Add::prepare(isa, quant, la, lb, lo).unwrap().run(&ba, &bb, &mut out, 0..shape.height);
             check_surroundings(&lo, &out, quant.output.zero_point, Some(0x5A));
             assert!(lo.gather(&out) == reference::add(&quant, &a, &b), "{} seed {seed} {quant:?}", isa.name());
+            Table::prepare(isa, &values, 3, la, lo).unwrap().run(Some(&ba), &mut out, 0..shape.height);
+            assert!(lo.gather(&out) == reference::table(&values, &a), "{} seed {seed}", isa.name());
+            let mut in_place = ba.clone();
+            Table::prepare(isa, &values, 3, la, la).unwrap().run(None, &mut in_place, 0..shape.height);
+            assert!(la.gather(&in_place) == reference::table(&values, &a), "{} seed {seed}", isa.name());
         }
-        let values: [i8; 256] = std::array::from_fn(|_| random.value());
-        Table::prepare(&values, 3, la, lo).unwrap().run(Some(&ba), &mut out, 0..shape.height);
-        assert!(lo.gather(&out) == reference::table(&values, &a), "seed {seed}");
-        Table::prepare(&values, 3, la, la).unwrap().run(None, &mut ba, 0..shape.height);
-        assert!(la.gather(&ba) == reference::table(&values, &a), "seed {seed}");
     }
 }
 

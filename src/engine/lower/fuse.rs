@@ -8,6 +8,7 @@ use crate::engine::fused::{Before, FusedStep};
 use crate::engine::quantized::window::Fitted;
 use crate::engine::step::{InPlace, Step};
 use crate::kernels::{self, Border, Isa, Layout};
+use std::ops::Range;
 
 /// Fuses wherever it is possible. `outputs` are the storages that leave the program.
 pub fn by_rows(lowering: &mut Lowering, outputs: &[usize]) {
@@ -45,13 +46,23 @@ fn maker(lowering: &Lowering, joined: &Record, at: usize, outputs: &[usize]) -> 
     if !large || !own || layout.channels != layout.pixel_stride {
         return None;
     }
-    let touches = |r: &Record| r.reads.contains(&input) || r.writes.contains(&input);
-    let mut others = lowering.records.iter().enumerate().filter(|(_, r)| touches(r));
+    sole_writer(lowering, (input, &layout), at..at, joined).filter(|&first| {
+        let writer = &lowering.records[first];
+        writer.work.conv().is_some_and(|conv| !conv.is_depthwise(&writer.layouts) && conv.residual.is_none())
+    })
+}
+
+/// The step before `reader` that alone writes `storage`, all of it as `layout`, where nobody but the reader reads it. It could
+/// run where the reader does: what it reads has not changed by then. `place` is where the reader stands, empty where it has been
+/// taken out.
+fn sole_writer(lowering: &Lowering, (storage, layout): (usize, &Layout), place: Range<usize>, reader: &Record) -> Option<usize> {
+    let touches = |r: &Record| r.reads.contains(&storage) || r.writes.contains(&storage);
+    let mut others = lowering.records.iter().enumerate().filter(|(at, r)| !place.contains(at) && touches(r));
     let (first, writer) = others.next()?;
-    let dense = writer.work.conv().is_some_and(|conv| !conv.is_depthwise(&writer.layouts) && conv.residual.is_none());
-    let kept = lowering.records[first + 1..at].iter().chain([joined]).all(|r| r.writes.iter().all(|w| !writer.reads.contains(w)));
-    let whole = writer.writes == [input] && writer.layouts.last() == Some(&layout);
-    (others.next().is_none() && first < at && dense && kept && whole).then_some(first)
+    let mut meanwhile = lowering.records.get(first + 1..place.start)?.iter().chain([reader]);
+    let kept = meanwhile.all(|r| r.writes.iter().all(|w| !writer.reads.contains(w)));
+    let whole = writer.writes == [storage] && writer.layouts.last() == Some(layout);
+    (others.next().is_none() && kept && whole).then_some(first)
 }
 
 /// `joined` with the step that makes its input.
@@ -77,14 +88,10 @@ fn partner(lowering: &Lowering, second: usize, outputs: &[usize]) -> Option<usiz
     if conv.is_none() || !plain || !inner {
         return None;
     }
-    let touches = |r: &Record| r.reads.contains(&between) || r.writes.contains(&between);
-    let mut others = lowering.records.iter().enumerate().filter(|(at, r)| *at != second && touches(r));
-    let (first, writer) = others.next()?;
-    let depthwise = writer.work.conv().is_some_and(|conv| conv.is_depthwise(&writer.layouts) && conv.residual.is_none());
-    // The first one will run where the second does: what it reads must not have changed by then.
-    let kept = lowering.records[first + 1..=second].iter().all(|r| r.writes.iter().all(|w| !writer.reads.contains(w)));
-    let whole = writer.writes == [between] && writer.layouts.last() == Some(&layout);
-    (others.next().is_none() && first < second && depthwise && kept && whole).then_some(first)
+    sole_writer(lowering, (between, &layout), second..second + 1, record).filter(|&first| {
+        let writer = &lowering.records[first];
+        writer.work.conv().is_some_and(|conv| conv.is_depthwise(&writer.layouts) && conv.residual.is_none())
+    })
 }
 
 fn is_pointwise(conv: &ConvDraft) -> bool {

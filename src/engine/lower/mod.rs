@@ -11,8 +11,8 @@ pub mod draft;
 pub mod fuse;
 pub mod view;
 
-use super::quantized::Kind;
-use super::quantized::{Array, Operator, QuantizedType, requantized};
+use super::quantized::table::Table;
+use super::quantized::{Array, Operator, QuantizedType};
 use crate::kernels::{self, AddQuant, Border, Element, Layout, Matrices, Order};
 use crate::tensor::Dtype;
 use draft::{Draft, GatherDraft, ImportDraft};
@@ -73,6 +73,7 @@ pub enum Origin {
     Arena,
 }
 
+#[derive(Default)]
 struct Known {
     shape: Vec<usize>,
     /// Of 8-bit values that a recognised operator makes or reads.
@@ -98,6 +99,16 @@ pub struct Record {
 impl Known {
     fn elements(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// Of plain integers where nobody has said what they stand for.
+    fn quantized_type(&self) -> QuantizedType {
+        self.quantized.unwrap_or(QuantizedType { scale: 1.0, zero: 0, unsigned: self.unsigned })
+    }
+
+    /// What its bytes are as a native tensor.
+    fn element(&self) -> Element {
+        if self.unsigned { Element::Uint8 } else { Element::Int8 }
     }
 }
 
@@ -137,7 +148,10 @@ impl Lowering {
         let unsigned = dtype == Some(Dtype::Uint8);
         let storage = self.storages.len() - 1;
         let source = matches!(dtype, Some(Dtype::Int8 | Dtype::Uint8)).then(|| View::dense(storage, shape, 1));
-        let known = Known { shape: shape.to_vec(), quantized: None, unsigned, images: vec![], source, native: Some(storage), readers };
+        self.value(Known { shape: shape.to_vec(), unsigned, source, native: Some(storage), readers, ..Known::default() })
+    }
+
+    fn value(&mut self, known: Known) -> Value {
         self.values.push(known);
         Value(self.values.len() - 1)
     }
@@ -163,17 +177,8 @@ impl Lowering {
     }
 
     fn image_value(&mut self, shape: &[usize], ty: QuantizedType, view: View) -> Value {
-        let known = Known {
-            shape: shape.to_vec(),
-            quantized: Some(ty),
-            unsigned: ty.unsigned,
-            images: vec![view],
-            source: None,
-            native: None,
-            readers: 0,
-        };
-        self.values.push(known);
-        Value(self.values.len() - 1)
+        let (quantized, unsigned) = (Some(ty), ty.unsigned);
+        self.value(Known { shape: shape.to_vec(), quantized, unsigned, images: vec![view], ..Known::default() })
     }
 
     /// Adds a step that reads the images `reads`, and returns what it makes.
@@ -197,8 +202,7 @@ impl Lowering {
     pub fn quantize(&mut self, value: Value, ty: QuantizedType) -> Result<Value, String> {
         let known = &self.values[value.0];
         let (storage, shape) = (known.native.ok_or("float values are native")?, known.shape.clone());
-        let rank = shape.len();
-        let roles = if (3..=4).contains(&rank) && shape[0] == 1 { Roles::first(rank) } else { Roles::last(rank) };
+        let roles = Roles::usual(&shape);
         let order = order(&View::dense(storage, &shape, 1), &roles).ok_or("the axes of the input cannot be joined to an image")?;
         let output = self.output(&shape, &roles, ty);
         let draft = ImportDraft { order, element: Element::Float { scale: ty.scale, zero_point: ty.zero }, zero: ty.zero };
@@ -214,16 +218,7 @@ impl Lowering {
         }
         let bytes = 4 * shape.iter().product::<usize>();
         let storage = self.export(value, Element::Float { scale: ty.scale, zero_point: ty.zero }, bytes)?;
-        self.values.push(Known {
-            shape,
-            quantized: None,
-            unsigned: false,
-            images: vec![],
-            source: None,
-            native: Some(storage),
-            readers: 0,
-        });
-        Ok(Value(self.values.len() - 1))
+        Ok(self.value(Known { shape, native: Some(storage), ..Known::default() }))
     }
 
     fn known(&self, operand: &Operand) -> Result<usize, String> {
@@ -321,47 +316,45 @@ impl Lowering {
 
     fn copy(&mut self, id: usize, roles: &Roles, border: Border, ty: QuantizedType) -> Result<Image, String> {
         let known = &self.values[id];
-        let shape = known.shape.clone();
         if known.images.is_empty() {
             let source = known.source.clone().ok_or("a value lies nowhere")?;
-            let element = if known.unsigned { Element::Uint8 } else { Element::Int8 };
-            return self.import(id, &source, element, roles, border, ty);
+            return self.import(id, &source, roles, border, ty);
         }
-        let from = known.images[0].clone();
-        let [height, width, channels] = roles.sizes(&shape);
-        let layout = Layout::new(height, width, channels).with_border(border);
+        let from = &known.images[0];
         let mut tables = from.tables(roles);
         tables[0].iter_mut().for_each(|row| *row += from.offset);
+        let (source, zero) = (from.storage, ty.zero);
+        let Storage { name, bytes, .. } = &self.storages[source];
+        let (name, draft) = (format!("{name} (copy)"), GatherDraft { tables, bytes: *bytes, zero });
+        Ok(self.another_image(id, name, Box::new(draft), source, (roles, border, zero)))
+    }
+
+    /// A further image of a value, made by a step that reads `source`.
+    fn another_image(
+        &mut self,
+        id: usize,
+        name: String,
+        draft: Box<dyn Draft>,
+        source: usize,
+        (roles, border, zero): (&Roles, Border, i8),
+    ) -> Image {
+        let shape = self.values[id].shape.clone();
+        let [height, width, channels] = roles.sizes(&shape);
+        let layout = Layout::new(height, width, channels).with_border(border);
         let storage = self.storage(layout.bytes());
-        let draft = GatherDraft { tables, bytes: self.storages[from.storage].bytes, zero: ty.zero };
-        let name = format!("{} (copy)", self.storages[from.storage].name);
-        self.record(name, Box::new(draft), vec![from.storage], vec![storage], vec![layout; 2]);
-        self.values[id].images.push(View::placed(storage, layout, &shape, roles, ty.zero));
-        Ok(Image { storage, layout })
+        self.record(name, draft, vec![source], vec![storage], vec![layout; 2]);
+        self.values[id].images.push(View::placed(storage, layout, &shape, roles, zero));
+        Image { storage, layout }
     }
 
     /// Brings a native tensor into an image: in one go where its order is one of the two that there is a kernel for.
-    fn import(
-        &mut self,
-        id: usize,
-        source: &View,
-        element: Element,
-        roles: &Roles,
-        border: Border,
-        ty: QuantizedType,
-    ) -> Result<Image, String> {
-        let shape = self.values[id].shape.clone();
+    fn import(&mut self, id: usize, source: &View, roles: &Roles, border: Border, ty: QuantizedType) -> Result<Image, String> {
         let Some(order) = order(source, roles) else {
-            self.import(id, source, element, &source.natural_roles(), Border::default(), ty)?;
+            self.import(id, source, &source.natural_roles(), Border::default(), ty)?;
             return self.copy(id, roles, border, ty);
         };
-        let [height, width, channels] = roles.sizes(&shape);
-        let layout = Layout::new(height, width, channels).with_border(border);
-        let storage = self.storage(layout.bytes());
-        let draft = ImportDraft { order, element, zero: ty.zero };
-        self.record(self.name.clone(), Box::new(draft), vec![source.storage], vec![storage], vec![layout; 2]);
-        self.values[id].images.push(View::placed(storage, layout, &shape, roles, ty.zero));
-        Ok(Image { storage, layout })
+        let draft = ImportDraft { order, element: self.values[id].element(), zero: ty.zero };
+        Ok(self.another_image(id, self.name.clone(), Box::new(draft), source.storage, (roles, border, ty.zero)))
     }
 
     /// Roles under which the operand lies as it is; where it lies nowhere as an image yet, channels first for pictures.
@@ -369,7 +362,7 @@ impl Lowering {
         let known = &self.values[self.known(operand)?];
         let rank = known.shape.len();
         let Some(view) = known.images.first() else {
-            return Ok(if (3..=4).contains(&rank) && known.shape[0] == 1 { Roles::first(rank) } else { Roles::last(rank) });
+            return Ok(Roles::usual(&known.shape));
         };
         let fits = |roles: &Roles| view.layout(roles, self.storages[view.storage].bytes).is_some();
         let all = [Roles::first(rank), Roles::last(rank), view.natural_roles()];
@@ -382,8 +375,7 @@ impl Lowering {
             return Ok(storage);
         }
         let known = &self.values[value.0];
-        let element = if known.unsigned { Element::Uint8 } else { Element::Int8 };
-        let storage = self.export(value, element, known.shape.iter().product())?;
+        let storage = self.export(value, known.element(), known.elements())?;
         self.values[value.0].native = Some(storage);
         Ok(storage)
     }
@@ -393,7 +385,7 @@ impl Lowering {
         let known = &self.values[value.0];
         let rank = known.shape.len();
         let dense = View::dense(0, &known.shape, 1);
-        let ty = known.quantized.unwrap_or(QuantizedType { scale: 1.0, zero: 0, unsigned: known.unsigned });
+        let ty = known.quantized_type();
         let fits = |roles: &Roles| {
             let image = known.images.iter().find_map(|view| {
                 let layout = view.layout(roles, self.storages[view.storage].bytes)?;
@@ -425,8 +417,7 @@ impl Lowering {
         if images.is_empty() && native.is_none() && source.is_none() {
             return None;
         }
-        self.values.push(Known { shape: shape.to_vec(), quantized, unsigned, images, source, native, readers: 0 });
-        Some(Value(self.values.len() - 1))
+        Some(self.value(Known { shape: shape.to_vec(), quantized, unsigned, images, source, native, readers: 0 }))
     }
 
     /// The same where the bytes lie so; else of a copy in row-major order.
@@ -441,7 +432,7 @@ impl Lowering {
             return Some(made);
         }
         let known = &self.values[value.0];
-        let ty = known.quantized.unwrap_or(QuantizedType { scale: 1.0, zero: 0, unsigned: known.unsigned });
+        let ty = known.quantized_type();
         self.copy(value.0, &Roles::last(known.shape.len()), Border::default(), ty).ok()?;
         self.reviewed(value, shape, keeps_order, change)
     }
@@ -449,9 +440,7 @@ impl Lowering {
     /// Fuses a sum into the convolution that makes one of its operands, where that operand is read by nobody else and the other
     /// one is there by then.
     pub fn add_residual(&mut self, inputs: &[Operand], quant: AddQuant, op: &Operator) -> Result<Option<Value>, String> {
-        let swapped =
-            AddQuant { a_ratio: quant.b_ratio, b_ratio: quant.a_ratio, a_zero: quant.b_zero, b_zero: quant.a_zero, output: quant.output };
-        for (conv, other, quant) in [(0, 1, quant), (1, 0, swapped)] {
+        for (conv, other, quant) in [(0, 1, quant), (1, 0, quant.exchanged())] {
             let (Some(conv), Some(other)) = (inputs[conv].value, inputs[other].value) else { continue };
             if let Some(value) = self.fuse(conv, other, quant, op) {
                 return Ok(Some(value));
@@ -460,12 +449,17 @@ impl Lowering {
         Ok(None)
     }
 
+    /// No other value, and no other image of this one, lies in the view's storage.
+    fn is_only_view(&self, view: &View) -> bool {
+        self.values.iter().flat_map(|v| &v.images).filter(|v| v.storage == view.storage).count() == 1
+    }
+
     fn fuse(&mut self, conv: Value, other: Value, quant: AddQuant, op: &Operator) -> Option<Value> {
         let (made, residual) = (&self.values[conv.0], &self.values[other.0]);
         let [view] = &made.images[..] else { return None };
         let layout = view.allocated.filter(|_| made.readers == 1 && made.native.is_none() && conv != other)?;
         // A value with other axes on the same bytes may have readers to come.
-        if self.values.iter().flat_map(|v| &v.images).filter(|v| v.storage == view.storage).count() > 1 {
+        if !self.is_only_view(view) {
             return None;
         }
         let index = self.records.iter().position(|r| r.writes.contains(&view.storage))?;
@@ -514,13 +508,16 @@ impl Lowering {
             let place = layout.channel_slice(first..first + count);
             first += count;
             if let Some((value, _)) = part
-                && self.relocate(value, storage, place)
+                && self.relocate(value, storage, place, roles)
             {
                 continue;
             }
-            let Kind::Table(table) = requantized(*from, op.output) else { return Err("a change of scale is a table".to_string()) };
             let image = self.image(input, roles, None, *from)?;
-            let draft = table.draft(op.output.zero)?;
+            let zero = op.output.zero;
+            let draft: Box<dyn Draft> = match from.same_scale(&op.output) {
+                true => Box::new(draft::Simple(move |_, l: &[Layout]| kernels::CopyInto::prepare(l[0], l[1], zero))),
+                false => Table::requantizing(*from, op.output).draft(zero)?,
+            };
             let (reads, writes, layouts) = (vec![image.storage], vec![storage], vec![image.layout, place]);
             self.record(self.name.clone(), draft, reads, writes, layouts);
         }
@@ -534,9 +531,8 @@ impl Lowering {
         let value = input.value?;
         let known = &self.values[value.0];
         let [view] = &known.images[..] else { return None };
-        let same_scale = (from.scale, from.zero) == (op.output.scale, op.output.zero);
         let layout = view.allocated.filter(|l| view.layout(roles, self.storages[view.storage].bytes) == Some(*l))?;
-        let alone = self.values.iter().flat_map(|v| &v.images).filter(|v| v.storage == view.storage).count() == 1;
+        let alone = self.is_only_view(view);
         let whole = layout.channels == layout.pixel_stride;
         let uniform = |r: &Record| {
             let slots = r.reads.iter().chain(&r.writes).zip(&r.layouts).filter(|(s, _)| **s == view.storage);
@@ -548,11 +544,12 @@ impl Lowering {
             (r.work.reads_layouts() || !r.reads.contains(&view.storage)) && (r.work.writes_layouts() || !r.writes.contains(&view.storage))
         };
         let strided = self.records.iter().all(|r| uniform(r) && follows(r));
-        (same_scale && alone && whole && strided && self.storages[view.storage].origin == Origin::Arena).then_some((value, layout))
+        (from.same_scale(&op.output) && alone && whole && strided && self.storages[view.storage].origin == Origin::Arena)
+            .then_some((value, layout))
     }
 
     /// Moves what lies in the value's storage to `place` in `storage`. False where a step would then read what it writes.
-    fn relocate(&mut self, value: Value, storage: usize, place: Layout) -> bool {
+    fn relocate(&mut self, value: Value, storage: usize, place: Layout, roles: &Roles) -> bool {
         let old = self.values[value.0].images[0].storage;
         let both = |r: &Record| {
             let touches = |list: &[usize]| list.contains(&old) || list.contains(&storage);
@@ -568,14 +565,8 @@ impl Lowering {
                 *layout = place.channel_slice(layout.first_channel..layout.first_channel + layout.channels);
             }
         }
-        let shape = self.values[value.0].shape.clone();
-        let rank = shape.len();
-        let view = &self.values[value.0].images[0];
-        let roles =
-            [Roles::first(rank), Roles::last(rank)].into_iter().find(|r| view.layout(r, self.storages[old].bytes) == view.allocated);
-        let roles = roles.unwrap_or_else(|| Roles::last(rank));
-        let zero = view.zero;
-        self.values[value.0].images[0] = View::placed(storage, place, &shape, &roles, zero);
+        let known = &mut self.values[value.0];
+        known.images[0] = View::placed(storage, place, &known.shape, roles, known.images[0].zero);
         true
     }
 }
@@ -586,6 +577,9 @@ fn matrices(offset: usize, h: view::Axis, w: view::Axis, c: view::Axis) -> Optio
         return None;
     }
     let pitch = if w.size > 1 { w.stride } else { offset + c.size };
+    if pitch == 0 {
+        return None;
+    }
     let (first, left) = (offset % pitch, offset / pitch);
     let border = Border { left, ..Border::default() };
     let layout = Layout { height: 1, width: w.size, channels: c.size, border, pixel_stride: pitch, first_channel: first };

@@ -77,16 +77,6 @@ impl Binary {
     }
 }
 
-/// The same with its operands exchanged.
-fn exchanged(quant: BinaryQuant) -> BinaryQuant {
-    match quant {
-        BinaryQuant::Add(q) => {
-            BinaryQuant::Add(AddQuant { a_ratio: q.b_ratio, b_ratio: q.a_ratio, a_zero: q.b_zero, b_zero: q.a_zero, output: q.output })
-        }
-        BinaryQuant::Mul(q) => BinaryQuant::Mul(MulQuant { a_zero: q.b_zero, b_zero: q.a_zero, ..q }),
-    }
-}
-
 /// Shape of a broadcast of two (ONNX, as NumPy).
 fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>, String> {
     let rank = a.len().max(b.len());
@@ -149,7 +139,7 @@ impl Behaviour for Binary {
         let full = |i: usize| inputs[i].shape == shape && inputs[i].value.is_some();
         let (quant, a, b) = match (full(0), full(1)) {
             (true, _) => (quant, 0, 1),
-            (false, true) => (exchanged(quant), 1, 0),
+            (false, true) => (quant.exchanged(), 1, 0),
             _ => return Ok(None),
         };
         if let (true, true, BinaryQuant::Add(quant)) = (full(0), full(1), quant)

@@ -1,6 +1,7 @@
 //! Concatenation: each part at its own scale, all brought to the output's.
 
-use super::{Array, Behaviour, Kind, Operator, QuantizedType, Recognized, requantized};
+use super::table::Table;
+use super::{Array, Behaviour, Kind, Operator, QuantizedType, Recognized, axis};
 use crate::engine::lower::{Lowering, Operand, Roles, Value};
 use crate::engine::onnx::attribute;
 use crate::engine::onnx::graph::input;
@@ -36,13 +37,6 @@ pub fn native(context: &Context, node: &NodeProto) -> Option<(Recognized, Quanti
     Some((Recognized { kind, inputs: inputs?, weights: None }, context.parameters(node, 0)?))
 }
 
-impl Concat {
-    fn axis(&self, rank: usize) -> Result<usize, String> {
-        let axis = if self.axis < 0 { self.axis + rank as i64 } else { self.axis };
-        usize::try_from(axis).ok().filter(|&a| a < rank).ok_or_else(|| format!("axis {} is outside {rank} axes", self.axis))
-    }
-}
-
 impl Behaviour for Concat {
     fn name(&self) -> &'static str {
         "Concat"
@@ -50,7 +44,7 @@ impl Behaviour for Concat {
 
     fn shape(&self, _: &Operator, inputs: &[Vec<usize>]) -> Result<Vec<usize>, String> {
         let first = &inputs[0];
-        let axis = self.axis(first.len())?;
+        let axis = axis(self.axis, first.len())?;
         let mut shape = first.clone();
         for other in &inputs[1..] {
             let fits = other.len() == first.len() && (0..first.len()).all(|i| i == axis || other[i] == first[i]);
@@ -65,7 +59,7 @@ impl Behaviour for Concat {
     fn eval(&self, op: &Operator, inputs: &[Array]) -> Result<Array, String> {
         let shapes: Vec<Vec<usize>> = inputs.iter().map(|a| a.shape.clone()).collect();
         let shape = self.shape(op, &shapes)?;
-        let axis = self.axis(shape.len())?;
+        let axis = axis(self.axis, shape.len())?;
         let parts: Vec<Array> =
             inputs.iter().zip(&op.inputs).map(|(part, &from)| part_at_scale(op, part, from)).collect::<Result<_, _>>()?;
         let outer: usize = shape[..axis].iter().product();
@@ -83,7 +77,7 @@ impl Behaviour for Concat {
         let shapes: Vec<Vec<usize>> = inputs.iter().map(|i| i.shape.clone()).collect();
         let shape = self.shape(op, &shapes)?;
         let rank = shape.len();
-        let roles = match self.axis(rank)? {
+        let roles = match axis(self.axis, rank)? {
             axis if axis == rank - 1 => Roles::last(rank),
             1 if (2..=4).contains(&rank) && shape[0] == 1 => Roles::first(rank),
             _ => return Ok(None),
@@ -93,9 +87,10 @@ impl Behaviour for Concat {
 }
 
 fn part_at_scale(op: &Operator, part: &Array, from: QuantizedType) -> Result<Array, String> {
-    if (from.scale, from.zero) == (op.output.scale, op.output.zero) {
+    if from.same_scale(&op.output) {
         return Ok(part.clone());
     }
-    let change = Operator { name: op.name.clone(), kind: requantized(from, op.output), inputs: vec![from], output: op.output };
+    let change =
+        Operator { name: op.name.clone(), kind: Kind::Table(Table::requantizing(from, op.output)), inputs: vec![from], output: op.output };
     change.eval(std::slice::from_ref(part))
 }

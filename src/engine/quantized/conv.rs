@@ -1,6 +1,6 @@
 //! Convolution with constant weights: any group, stride, dilation and padding, one or two spatial axes.
 
-use super::product::Product;
+use super::product::{Numbers, Product};
 use super::window::{Fitted, Window};
 use super::{Array, Behaviour, Kind, Operator, QuantizedType, Recognized};
 use crate::engine::lower::draft::ConvDraft;
@@ -94,20 +94,8 @@ impl Conv {
     pub fn numbers(&self, op: &Operator, weights: &Array) -> Numbers {
         let out = weights.shape[0];
         let each = weights.values.len() / out.max(1);
-        Numbers {
-            weights: self.product.centred(weights, |i| i / each.max(1)),
-            bias: self.product.bias(out),
-            multipliers: self.product.multipliers(op, out),
-        }
+        self.product.numbers(op, weights, out, |i| i / each.max(1))
     }
-}
-
-/// Weights less zero points, biases and requantization factors, as the kernels take them.
-#[derive(Clone, Debug, Default)]
-pub struct Numbers {
-    pub weights: Vec<i16>,
-    pub bias: Vec<i32>,
-    pub multipliers: Vec<f32>,
 }
 
 impl Behaviour for Conv {
@@ -125,11 +113,8 @@ impl Behaviour for Conv {
         let (fitted, from, to) = self.fit(&inputs[0].shape, &inputs[1].shape)?;
         let numbers = self.numbers(op, &inputs[1]);
         let params = self.params(op, &fitted, [from, to], &numbers);
-        let last = inputs[0].channels_last();
-        let image = from.height * from.width * from.channels;
-        let values = last.values.chunks_exact(image).flat_map(|image| reference::conv2d(&params, image)).collect();
         let spatial = fitted.spatial(self.window.kernel.len());
-        Ok(Array { shape: [&[inputs[0].shape[0]], spatial, &[to.channels]].concat(), values }.channels_first())
+        Ok(inputs[0].by_images(spatial, to.channels, |image| reference::conv2d(&params, image)))
     }
 
     fn lower(&self, op: &Operator, to: &mut Lowering, inputs: &[Operand]) -> Result<Option<Value>, String> {

@@ -1,6 +1,6 @@
 //! Transposed convolution with constant weights, one or two spatial axes.
 
-use super::product::Product;
+use super::product::{Numbers, Product};
 use super::{Array, Behaviour, Kind, Operator, QuantizedType, Recognized};
 use crate::engine::lower::draft::Simple;
 use crate::engine::lower::{Lowering, Operand, Roles, Value};
@@ -36,27 +36,16 @@ pub fn recognize(context: &Context, real: &str, output: QuantizedType) -> Option
     if weights.scales.len() > 1 && (weights.axis != 1 || groups != 1) {
         return None;
     }
-    let list = |name: &str, default: usize, length: usize| -> Option<Vec<usize>> {
-        let found: Vec<usize> = attribute::ints(node, name).iter().map(|&v| usize::try_from(v).ok()).collect::<Option<_>>()?;
-        if found.is_empty() { Some(vec![default; length]) } else { Some(found).filter(|f| f.len() == length) }
-    };
     let product = Product::of_reals(context, &weights, input(node, 2), from, range)?;
     let kind = Kind::ConvTranspose(ConvTranspose {
         groups,
-        stride: list("strides", 1, axes)?,
-        dilation: list("dilations", 1, axes)?,
-        pads: list("pads", 0, 2 * axes)?,
-        output_padding: list("output_padding", 0, axes)?,
+        stride: attribute::sizes(node, "strides", 1, axes)?,
+        dilation: attribute::sizes(node, "dilations", 1, axes)?,
+        pads: attribute::sizes(node, "pads", 0, 2 * axes)?,
+        output_padding: attribute::sizes(node, "output_padding", 0, axes)?,
         product,
     });
     Some(Recognized { kind, inputs: vec![(source, from)], weights: Some(weights.name) })
-}
-
-/// Numbers of the weights in the order that the kernel takes, by output channel where it matters.
-struct Numbers {
-    weights: Vec<i16>,
-    bias: Vec<i32>,
-    multipliers: Vec<f32>,
 }
 
 impl ConvTranspose {
@@ -89,12 +78,7 @@ impl ConvTranspose {
         let taps: usize = weights.shape[2..].iter().product();
         let (per_group, per_input) = (weights.shape[1], weights.shape[0] / self.groups);
         let channel = |i: usize| i / (taps * per_group) / per_input * per_group + i / taps % per_group;
-        let channels = per_group * self.groups;
-        Numbers {
-            weights: self.product.centred(weights, channel),
-            bias: self.product.bias(channels),
-            multipliers: self.product.multipliers(op, channels),
-        }
+        self.product.numbers(op, weights, per_group * self.groups, channel)
     }
 
     fn params<'a>(&self, op: &Operator, kernel: &[usize], input: Layout, output: Layout, numbers: &'a Numbers) -> ConvTransposeParams<'a> {
@@ -134,10 +118,7 @@ impl Behaviour for ConvTranspose {
         let (sizes, from, to) = self.fit(&inputs[0].shape, &inputs[1].shape)?;
         let numbers = self.numbers(op, &inputs[1]);
         let params = self.params(op, &inputs[1].shape[2..], from, to, &numbers);
-        let last = inputs[0].channels_last();
-        let image = from.height * from.width * from.channels;
-        let values = last.values.chunks_exact(image).flat_map(|image| reference::conv_transpose(&params, image)).collect();
-        Ok(Array { shape: [&[inputs[0].shape[0]], &sizes[..], &[to.channels]].concat(), values }.channels_first())
+        Ok(inputs[0].by_images(&sizes, to.channels, |image| reference::conv_transpose(&params, image)))
     }
 
     fn lower(&self, op: &Operator, to: &mut Lowering, inputs: &[Operand]) -> Result<Option<Value>, String> {

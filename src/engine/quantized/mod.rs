@@ -26,8 +26,6 @@ use super::recognize::Context;
 use crate::kernels::Border;
 use serde::{Deserialize, Serialize};
 
-pub use table::requantized;
-
 /// How a tensor of 8-bit integers stands for real numbers: `real = scale * (value - zero)`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QuantizedType {
@@ -39,6 +37,18 @@ pub struct QuantizedType {
 }
 
 impl QuantizedType {
+    /// Of a tensor that an ONNX node describes: `zero_point` is that of its own values, uint8 where `unsigned`. `None` where
+    /// the scale is not a positive number or the zero point is no value of the type.
+    pub fn new(scale: f32, zero_point: i32, unsigned: bool) -> Option<QuantizedType> {
+        let zero = i8::try_from(zero_point.checked_sub(if unsigned { 128 } else { 0 })?).ok()?;
+        (scale.is_finite() && scale > 0.0).then_some(QuantizedType { scale, zero, unsigned })
+    }
+
+    /// Values as int8 stand for the same reals.
+    pub fn same_scale(&self, other: &QuantizedType) -> bool {
+        (self.scale, self.zero) == (other.scale, other.zero)
+    }
+
     /// `saturate(round_half_even(real / scale) + zero)`.
     pub fn quantize(&self, real: f32) -> i8 {
         let scaled = (real / self.scale).round_ties_even() as i32;
@@ -88,12 +98,27 @@ impl Array {
         self.permuted(&axes)
     }
 
+    /// Every image of `[batch, channels, spatial..]` by itself, channels last, to one of `[spatial.., channels]`.
+    pub fn by_images(&self, spatial: &[usize], channels: usize, each: impl Fn(&[i8]) -> Vec<i8>) -> Array {
+        let shape = [&self.shape[..1], spatial, &[channels]].concat();
+        let image = self.shape[1..].iter().product::<usize>().max(1);
+        let values = self.channels_last().values.chunks_exact(image).flat_map(each).collect();
+        Array { shape, values }.channels_first()
+    }
+
     /// From channels last to channels after the batch.
     pub fn channels_first(&self) -> Array {
         let rank = self.shape.len();
         let axes: Vec<usize> = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
         self.permuted(&axes)
     }
+}
+
+/// The axis that an ONNX attribute means in a tensor of `rank` axes: a negative one counts from the end.
+fn axis(axis: i64, rank: usize) -> Result<usize, String> {
+    let from_start = if axis < 0 { axis.checked_add(rank as i64) } else { Some(axis) };
+    let found = from_start.and_then(|a| usize::try_from(a).ok()).filter(|&a| a < rank);
+    found.ok_or_else(|| format!("axis {axis} is outside {rank} axes"))
 }
 
 /// One operator with everything it needs but its activations and weights.

@@ -30,7 +30,7 @@ pub fn recognize(context: &Context, real: &str, output: QuantizedType) -> Option
     let (source, from) = context.source(input(node, 0)?)?;
     let pool = Pool::of(context, node)?;
     // A maximum does not change its scale: where the model changes it, a table would have to follow.
-    if pool.max && (from.scale, from.zero) != (output.scale, output.zero) {
+    if pool.max && !from.same_scale(&output) {
         return None;
     }
     Some(Recognized { kind: Kind::Pool(pool), inputs: vec![(source, from)], weights: None })
@@ -131,13 +131,13 @@ impl Behaviour for Pool {
         let (fitted, [height, width, channels]) = self.fit(&inputs[0].shape)?;
         let params =
             self.params(op, &fitted, Layout::new(height, width, channels), Layout::new(fitted.output[0], fitted.output[1], channels));
-        let last = if self.channels_last { inputs[0].clone() } else { inputs[0].channels_last() };
-        let values = last.values.chunks_exact(height * width * channels).flat_map(|image| reference::pool(&params, image)).collect();
-        if self.channels_last || self.drop_axes {
+        let image = |image: &[i8]| reference::pool(&params, image);
+        if self.channels_last {
+            let values = inputs[0].values.chunks_exact(height * width * channels).flat_map(image).collect();
             return Ok(Array { shape, values });
         }
-        let spatial = fitted.spatial(inputs[0].shape.len() - 2);
-        Ok(Array { shape: [&[inputs[0].shape[0]], spatial, &[channels]].concat(), values }.channels_first())
+        // An axis of size 1 that is dropped moves nothing.
+        Ok(Array { shape, ..inputs[0].by_images(fitted.spatial(inputs[0].shape.len() - 2), channels, image) })
     }
 
     fn lower(&self, op: &Operator, to: &mut Lowering, inputs: &[Operand]) -> Result<Option<Value>, String> {
@@ -151,7 +151,7 @@ impl Behaviour for Pool {
         let output_shape = self.shape(op, &[shape])?;
         let output = to.output(&output_shape, &roles(output_shape.len()), op.output);
         let params = self.params(op, &fitted, input.layout, output.layout);
-        let draft = Simple(move |_, l: &[Layout]| kernels::Pool::prepare(&PoolParams { input: l[0], output: l[1], ..params }));
+        let draft = Simple(move |isa, l: &[Layout]| kernels::Pool::prepare(isa, &PoolParams { input: l[0], output: l[1], ..params }));
         Ok(Some(to.push(Box::new(draft), &[input], output)))
     }
 }

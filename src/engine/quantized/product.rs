@@ -58,24 +58,29 @@ impl Product {
         Ok(())
     }
 
-    /// `weights` less their zero points; `channel(i)` is the output channel of element `i`.
-    pub fn centred(&self, weights: &Array, channel: impl Fn(usize) -> usize) -> Vec<i16> {
+    /// What kernels take of `weights`, in their order; `channel(i)` is the output channel, of `channels`, of element `i`.
+    pub fn numbers(&self, op: &Operator, weights: &Array, channels: usize, channel: impl Fn(usize) -> usize) -> Numbers {
         let zero = |i: usize| i16::from(self.weight_zeros[channel(i) % self.weight_zeros.len()]);
-        weights.values.iter().enumerate().map(|(i, &w)| i16::from(w) - zero(i)).collect()
-    }
-
-    /// One bias an output channel.
-    pub fn bias(&self, channels: usize) -> Vec<i32> {
-        if self.bias.is_empty() { vec![0; channels] } else { self.bias.clone() }
-    }
-
-    /// `input_scale * weight_scale / output_scale`, one an output channel.
-    pub fn multipliers(&self, op: &Operator, channels: usize) -> Vec<f32> {
         let scale = |c: usize| self.weight_scales[c % self.weight_scales.len()];
-        (0..channels).map(|c| op.inputs[0].scale * scale(c) / op.output.scale).collect()
+        Numbers {
+            weights: weights.values.iter().enumerate().map(|(i, &w)| i16::from(w) - zero(i)).collect(),
+            bias: if self.bias.is_empty() { vec![0; channels] } else { self.bias.clone() },
+            multipliers: (0..channels).map(|c| op.inputs[0].scale * scale(c) / op.output.scale).collect(),
+        }
     }
 
     pub fn quant(&self, op: &Operator) -> OutputQuant {
         OutputQuant { zero_point: op.output.zero, low: self.low, high: self.high }
     }
+}
+
+/// The numbers of a product, as the kernels take them.
+#[derive(Clone, Debug, Default)]
+pub struct Numbers {
+    /// Less their zero points.
+    pub weights: Vec<i16>,
+    /// One an output channel.
+    pub bias: Vec<i32>,
+    /// `input_scale * weight_scale / output_scale`, one an output channel.
+    pub multipliers: Vec<f32>,
 }

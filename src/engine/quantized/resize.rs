@@ -43,8 +43,7 @@ pub struct Resize {
 pub fn recognize(context: &Context, real: &str, output: QuantizedType) -> Option<Recognized> {
     let node = context.index.producer(real)?;
     let (source, from) = context.source(input(node, 0)?)?;
-    let same = (from.scale, from.zero) == (output.scale, output.zero);
-    let kind = Kind::Resize(Resize::of(context, node).filter(|_| same)?);
+    let kind = Kind::Resize(Resize::of(context, node).filter(|_| from.same_scale(&output))?);
     Some(Recognized { kind, inputs: vec![(source, from)], weights: None })
 }
 
@@ -157,7 +156,6 @@ impl Behaviour for Resize {
         let batch = if rank == 3 { 1 } else { shape[0] };
         let height = height / batch;
         let rows = rows / batch;
-        let last = inputs[0].channels_last();
         let (height_axis, width_axis) = (rank - 2, rank - 1);
         let image = |image: &[i8]| match self.mode {
             Mode::Linear => {
@@ -170,8 +168,7 @@ impl Behaviour for Resize {
                 pixels.flat_map(|at| image[at..at + channels].iter().copied()).collect()
             }
         };
-        let values = last.values.chunks_exact(height * width * channels).flat_map(image).collect();
-        Ok(Array { shape: [&shape[..1], &shape[2..], &[channels]].concat(), values }.channels_first())
+        Ok(inputs[0].by_images(&shape[2..], channels, image))
     }
 
     fn lower(&self, op: &Operator, to: &mut Lowering, inputs: &[Operand]) -> Result<Option<Value>, String> {

@@ -1,6 +1,6 @@
 //! Softmax along one axis.
 
-use super::{Array, Behaviour, Kind, Operator, QuantizedType, Recognized};
+use super::{Array, Behaviour, Kind, Operator, QuantizedType, Recognized, axis};
 use crate::engine::lower::draft::Taking;
 use crate::engine::lower::{Lowering, Operand, Roles, Value};
 use crate::engine::onnx::attribute;
@@ -43,11 +43,6 @@ pub fn native(context: &Context, node: &NodeProto) -> Option<(Recognized, Quanti
 }
 
 impl Softmax {
-    fn axis(&self, rank: usize) -> Result<usize, String> {
-        let axis = if self.axis < 0 { self.axis + rank as i64 } else { self.axis };
-        usize::try_from(axis).ok().filter(|&a| a < rank).ok_or_else(|| format!("axis {} is outside {rank} axes", self.axis))
-    }
-
     fn quant(op: &Operator) -> SoftmaxQuant {
         SoftmaxQuant { input_scale: op.inputs[0].scale, output_scale: op.output.scale, output: OutputQuant::full(op.output.zero) }
     }
@@ -59,14 +54,14 @@ impl Behaviour for Softmax {
     }
 
     fn shape(&self, _: &Operator, inputs: &[Vec<usize>]) -> Result<Vec<usize>, String> {
-        self.axis(inputs[0].len())?;
+        axis(self.axis, inputs[0].len())?;
         Ok(inputs[0].clone())
     }
 
     fn eval(&self, op: &Operator, inputs: &[Array]) -> Result<Array, String> {
         let input = &inputs[0];
         let rank = input.shape.len();
-        let axis = self.axis(rank)?;
+        let axis = axis(self.axis, rank)?;
         if self.flattened {
             let channels = input.shape[axis..].iter().product();
             return Ok(Array { shape: input.shape.clone(), values: reference::softmax(&Softmax::quant(op), channels, &input.values) });
@@ -82,7 +77,7 @@ impl Behaviour for Softmax {
     fn lower(&self, op: &Operator, to: &mut Lowering, inputs: &[Operand]) -> Result<Option<Value>, String> {
         let shape = &inputs[0].shape;
         let rank = shape.len();
-        let axis = self.axis(rank)?;
+        let axis = axis(self.axis, rank)?;
         let alone = !self.flattened || shape[axis + 1..].iter().all(|&d| d == 1);
         let natural = to.natural_roles(&inputs[0])?;
         let roles = match axis {

@@ -22,20 +22,25 @@ impl Table {
         Table { values: (-128..=127).map(|v| output.quantize(function(input.dequantize(v)))).collect() }
     }
 
+    /// The change from one scale and zero point to another.
+    pub fn requantizing(from: QuantizedType, to: QuantizedType) -> Table {
+        Table::of(from, to, |real| real)
+    }
+
+    /// The output for `value`.
+    pub fn at(&self, value: i8) -> i8 {
+        self.values[(i32::from(value) + 128) as usize]
+    }
+
     /// A step whose output's border holds `zero`.
     pub fn draft(&self, zero: i8) -> Result<Box<dyn Draft>, String> {
         let entries = self.entries()?;
-        Ok(Box::new(Taking(move |_, l: &[Layout]| kernels::Table::prepare(&entries, zero, l[0], l[1]))))
+        Ok(Box::new(Taking(move |isa, l: &[Layout]| kernels::Table::prepare(isa, &entries, zero, l[0], l[1]))))
     }
 
     fn entries(&self) -> Result<[i8; 256], String> {
         self.values[..].try_into().map_err(|_| format!("a table of {} values, expected 256", self.values.len()))
     }
-}
-
-/// The change from one scale and zero point to another.
-pub fn requantized(from: QuantizedType, to: QuantizedType) -> Kind {
-    Kind::Table(Table::of(from, to, |real| real))
 }
 
 /// Elementwise operators between `DequantizeLinear` and `QuantizeLinear` that all come from one activation.

@@ -46,16 +46,8 @@ impl Window {
         if !(1..=2).contains(&axes) || kernel.contains(&0) {
             return None;
         }
-        let list = |name: &str, default: usize, length: usize| -> Option<Vec<usize>> {
-            let found = attribute::ints(node, name);
-            if found.is_empty() {
-                return Some(vec![default; length]);
-            }
-            let list: Option<Vec<usize>> = found.iter().map(|&v| usize::try_from(v).ok()).collect();
-            list.filter(|list| list.len() == length)
-        };
         let padding = match attribute::find(node, "auto_pad").map_or(&b"NOTSET"[..], |a| &a.s) {
-            b"NOTSET" | b"" => Padding::Explicit(list("pads", 0, 2 * axes)?),
+            b"NOTSET" | b"" => Padding::Explicit(attribute::sizes(node, "pads", 0, 2 * axes)?),
             b"VALID" => Padding::Explicit(vec![0; 2 * axes]),
             b"SAME_UPPER" => Padding::SameUpper,
             b"SAME_LOWER" => Padding::SameLower,
@@ -63,8 +55,8 @@ impl Window {
         };
         Some(Window {
             kernel: kernel.to_vec(),
-            stride: list("strides", 1, axes)?,
-            dilation: list("dilations", 1, axes)?,
+            stride: attribute::sizes(node, "strides", 1, axes)?,
+            dilation: attribute::sizes(node, "dilations", 1, axes)?,
             padding,
             ceil: attribute::int(node, "ceil_mode", 0) != 0,
         })

@@ -109,8 +109,7 @@ impl Params {
             DatumType::U8 => true,
             _ => return None,
         };
-        let zero = i8::try_from(zero_point - if unsigned { 128 } else { 0 }).ok()?;
-        Some(QuantizedType { scale, zero, unsigned })
+        QuantizedType::new(scale, zero_point, unsigned)
     }
 
     /// Writes `convert(value, scale, zero_point)` for every element.
