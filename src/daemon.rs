@@ -1,6 +1,7 @@
 //! The daemon: builds the parts, connects them, reloads and ends them. What travels between them is in `lib.rs`.
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, InferenceConfig};
+use crate::engine::Stages;
 use crate::governor::Governor;
 use crate::intake::{Door, SourceDoor};
 use crate::metrics::Count;
@@ -250,7 +251,9 @@ impl Outlet for mqtt::Handle {
 fn setup(config: &Config) -> Result<Setup, Refused> {
     let registry = Registry::load(&config.models).map_err(Refused::Models)?;
     let feeds = config.sources.iter().map(|s| (s.name.clone(), s.model.clone())).collect();
-    Ok(Setup { registry, decode: config.decode.clone(), feeds, threads: config.inference.threads, cores: config.inference.cores.clone() })
+    let InferenceConfig { threads, ref cores, stages, .. } = config.inference;
+    let stages = if stages > 1 { Stages::new(stages, cores).map(Arc::new) } else { None };
+    Ok(Setup { registry, decode: config.decode.clone(), feeds, threads, cores: cores.clone(), stages })
 }
 
 /// Keys that differ and that a reload cannot apply.
@@ -260,6 +263,7 @@ fn fixed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         ("mqtt.prefix", old.mqtt.prefix != new.mqtt.prefix),
         ("inference.workers", old.inference.workers != new.inference.workers),
         ("inference.cores", old.inference.cores != new.inference.cores),
+        ("inference.stages", old.inference.stages != new.inference.stages),
     ];
     keys.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
 }

@@ -1,7 +1,7 @@
 //! One model's inference on one thread: pre-processing, engine, post-processing, each timed.
 
 use crate::codec::{Input, Timing};
-use crate::engine::{Session, read_output};
+use crate::engine::{Session, Spread, read_output};
 use crate::registry::Loaded;
 use crate::rejection::{Code, Rejection};
 use crate::stage::post::{Answer, Scratch};
@@ -19,9 +19,9 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Allocates the session. `threads` is an upper bound for one inference; `cores` as in `Model::session_on`.
-    pub fn new(loaded: Arc<Loaded>, threads: usize, cores: &[usize]) -> Result<Runner, Rejection> {
-        let session = loaded.model.session_on(threads, cores).map_err(|e| Rejection::new(Code::EngineFailed, e.to_string()))?;
+    /// Allocates the session.
+    pub fn new(loaded: Arc<Loaded>, spread: &Spread) -> Result<Runner, Rejection> {
+        let session = loaded.model.session_on(spread).map_err(|e| Rejection::new(Code::EngineFailed, e.to_string()))?;
         let pre = loaded.pre.clone();
         Ok(Runner { loaded, session, pre, scratch: Scratch::default() })
     }

@@ -1,6 +1,7 @@
 //! What the inference threads share with the rest of the daemon.
 
 use crate::codec::DecodeLimits;
+use crate::engine::{Spread, Stages};
 use crate::governor::Pace;
 use crate::metrics::Metrics;
 use crate::mqtt::{Message, Topics};
@@ -47,15 +48,16 @@ pub struct Setup {
     pub threads: usize,
     /// The CPUs that inference is kept on; empty for any.
     pub cores: Vec<usize>,
+    /// What the workers go through together, instead of each on its own cores.
+    pub stages: Option<Arc<Stages>>,
 }
 
 impl Setup {
-    /// The CPUs of worker `index`, one a thread: the list is dealt out worker by worker, and again from its start when it ends.
-    pub fn cores_of(&self, index: usize) -> Vec<usize> {
-        if self.cores.is_empty() {
-            return Vec::new();
-        }
-        (0..self.threads).map(|thread| self.cores[(index * self.threads + thread) % self.cores.len()]).collect()
+    /// How worker `index` uses the cores: see [`Spread::dealt`].
+    pub fn spread_of(&self, index: usize) -> Spread {
+        let dealt = || Spread::dealt(self.threads, &self.cores).nth(index);
+        let stages = self.stages.as_ref().map(|stages| Spread::Stages(stages.clone()));
+        stages.or_else(dealt).unwrap_or_else(|| Spread::threads(self.threads))
     }
 }
 

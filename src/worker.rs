@@ -3,6 +3,7 @@
 use crate::asker::{Asker, refuse};
 use crate::codec::encode::Throttle as ThrottleReport;
 use crate::codec::{Input, Picture, ResultMessage, Timing, decode};
+use crate::engine::Spread;
 use crate::engine::affinity::keep_on;
 use crate::governor::{PacedWorker, Permit, Reason, Throttle};
 use crate::metrics::Count;
@@ -54,7 +55,9 @@ impl Worker {
 
     /// Works until the daemon stops, or is closing and the queue is empty.
     pub fn run(mut self) {
-        self.setup.cores_of(self.index).first().into_iter().for_each(|&core| keep_on(core));
+        if let Spread::Threads { cores, .. } = self.setup.spread_of(self.index) {
+            cores.first().into_iter().for_each(|&core| keep_on(&[core]));
+        }
         self.prepare();
         while !self.shared.stopping() {
             self.follow_setup();
@@ -228,7 +231,7 @@ impl Worker {
 
     fn runner(&mut self, model: &str) -> Result<&mut Runner, Rejection> {
         if !self.runners.contains_key(model) {
-            let runner = Runner::new(self.loaded(model)?, self.setup.threads, &self.setup.cores_of(self.index))?;
+            let runner = Runner::new(self.loaded(model)?, &self.setup.spread_of(self.index))?;
             self.runners.insert(model.to_string(), runner);
         }
         self.runners.get_mut(model).ok_or_else(|| unknown(model, &self.setup.registry))

@@ -1,10 +1,11 @@
 //! `jouled bench`.
 
 use super::{Failure, LimitArgs, inspect, output};
-use crate::engine::{self, BenchResult, Effort, Engine, Layers, RunError};
+use crate::engine::{self, BenchResult, Effort, Engine, Layers, RunError, Spread, Stages, Throughput};
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(clap::Args, Debug)]
@@ -24,6 +25,15 @@ pub struct Args {
     /// Measure every layer by itself, on one thread, against the CPU's calibrated peak.
     #[arg(long, conflicts_with = "compare")]
     layers: bool,
+    /// Inferences at once, each on its own `--threads`: measures inferences a second.
+    #[arg(long, value_name = "N", conflicts_with_all = ["layers", "compare", "runs"], value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: Option<u16>,
+    /// CPUs to keep the workers on, e.g. 4,5,6,7: each thread of each worker gets one, in turn.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "workers")]
+    cores: Vec<usize>,
+    /// Divide the layers into so many stages, each on its own share of the cores; the workers go through them one after the other.
+    #[arg(long, value_name = "N", requires = "cores", conflicts_with = "threads", value_parser = clap::value_parser!(u16).range(1..=64))]
+    stages: Option<u16>,
     /// Measure another engine beside ours, in turns: the same model run by tract alone.
     #[arg(long, value_name = "ENGINE", value_parser = ["tract"])]
     compare: Option<String>,
@@ -48,6 +58,10 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         return output::print(&engine::layers(&model, time).map_err(failed)?, args.json);
     }
     let threads = usize::from(args.threads);
+    if let Some(workers) = args.workers {
+        let spreads = spreads(args, usize::from(workers))?;
+        return output::print(&engine::throughput(&model, &spreads, time).map_err(failed)?, args.json);
+    }
     if args.compare.is_none() {
         let effort = args.runs.map_or(Effort::Time(time), |runs| Effort::Runs(runs as usize));
         return output::print(&engine::bench(&model, threads, effort).map_err(failed)?, args.json);
@@ -55,6 +69,15 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let other = inspect::load(&args.model, &args.limits.limits(), Engine::Tract)?;
     let [ours, tract] = engine::bench_in_turns([&model, &other], threads, Effort::Time(time)).map_err(failed)?;
     output::print(&Comparison { ratio: tract.min_us / ours.min_us, ours, tract }, args.json)
+}
+
+/// How each worker uses the cores.
+fn spreads(args: &Args, workers: usize) -> Result<Vec<Spread>, Failure> {
+    let (threads, cores) = (usize::from(args.threads), args.cores.clone());
+    let Some(stages) = args.stages.map(usize::from) else { return Ok(Spread::dealt(threads, &cores).take(workers).collect()) };
+    let stages = Stages::new(stages, &cores)
+        .ok_or_else(|| Failure::Usage(format!("--stages: expected at most one a CPU of --cores ({}), found {stages}", cores.len())))?;
+    Ok(vec![Spread::Stages(Arc::new(stages)); workers])
 }
 
 /// Both engines on one model.
@@ -71,6 +94,14 @@ impl fmt::Display for Comparison {
         writeln!(f, "ours: {}", self.ours)?;
         writeln!(f, "tract alone: {}", self.tract)?;
         write!(f, "ours is {:.2} times as fast (fastest runs)", self.ratio)
+    }
+}
+
+impl fmt::Display for Throughput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Throughput { workers, threads, stages, inferences, per_second, mean_us } = self;
+        write!(f, "{workers} workers, threads {threads}, stages {stages}: {inferences} inferences, ")?;
+        write!(f, "{per_second:.1} a second, {mean_us:.1} µs each")
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Failure, LimitArgs, inspect, output};
 use crate::codec::{self, Input, Timing};
 use crate::config::Config;
 use crate::config::value::Size;
-use crate::engine::{Engine, Model, infer_once};
+use crate::engine::{Engine, Model, Spread, infer_once};
 use crate::registry::{Loaded, Registry, reasons};
 use crate::runner::Runner;
 use crate::stage::{Answer, Pre};
@@ -67,7 +67,7 @@ fn plain(args: &Args) -> Result<(), Failure> {
 fn configured(args: &Args, path: &Path) -> Result<(), Failure> {
     let loaded = configured_model(&args.model, path)?;
     let inputs = read_inputs(&args.input, &loaded.model)?;
-    let mut runner = Runner::new(loaded, 1, &[]).map_err(|e| Failure::Running(e.to_string()))?;
+    let mut runner = Runner::new(loaded, &Spread::threads(1)).map_err(|e| Failure::Running(e.to_string()))?;
     let mut timing = Timing::default();
     let answer = runner.run(&inputs, None, &mut timing).map_err(|e| Failure::Input(e.to_string()))?;
     if let Some(path) = &args.output {

@@ -78,6 +78,7 @@ impl LimitArgs {
 #[derive(Debug)]
 pub enum Failure {
     Running(String),
+    Usage(String),
     Configuration(String),
     Model(String),
     Input(String),
@@ -88,6 +89,7 @@ impl Failure {
     fn code(&self) -> u8 {
         match self {
             Failure::Running(_) => 1,
+            Failure::Usage(_) => 2,
             Failure::Configuration(_) => 3,
             Failure::Model(_) => 4,
             Failure::Input(_) => 5,
@@ -97,7 +99,7 @@ impl Failure {
 
     fn message(&self) -> Option<&str> {
         match self {
-            Failure::Running(m) | Failure::Configuration(m) | Failure::Model(m) | Failure::Input(m) => Some(m),
+            Failure::Running(m) | Failure::Usage(m) | Failure::Configuration(m) | Failure::Model(m) | Failure::Input(m) => Some(m),
             Failure::Findings => None,
         }
     }

@@ -50,13 +50,16 @@ pub struct InferenceConfig {
     pub threads: usize,
     /// CPUs that inference is kept on, by number: each thread of each worker gets one, in turn. Default: any.
     pub cores: Vec<usize>,
+    /// Parts that the layers of every model are divided into, each done on its own share of `cores`: at most as many as `cores`
+    /// and `workers`, and one thread an inference. Default 1: not divided.
+    pub stages: usize,
     /// How long a stopping daemon goes on to answer what is in its queue. Default 10 s.
     pub drain: Span,
 }
 
 impl Default for InferenceConfig {
     fn default() -> InferenceConfig {
-        InferenceConfig { workers: 1, threads: 1, cores: Vec::new(), drain: Span::secs(10) }
+        InferenceConfig { workers: 1, threads: 1, cores: Vec::new(), stages: 1, drain: Span::secs(10) }
     }
 }
 
@@ -215,7 +218,21 @@ impl InferenceConfig {
         for core in self.cores.iter().filter(|&&core| core >= 1024) {
             at.expect(false, "cores", || format!("expected CPU numbers below 1024, found {core}"));
         }
+        self.check_stages(at);
         at.expect(self.drain <= Span::secs(600), "drain", || format!("expected 0s to 10m, found {}", self.drain));
+    }
+}
+
+impl InferenceConfig {
+    fn check_stages(&self, at: &mut Checker) {
+        let InferenceConfig { stages, workers, threads, ref cores, .. } = *self;
+        at.expect(stages >= 1, "stages", || format!("expected at least 1, found {stages}"));
+        if stages < 2 {
+            return;
+        }
+        at.expect(cores.len() >= stages, "stages", || format!("expected at most one a CPU of `cores` ({}), found {stages}", cores.len()));
+        at.expect(workers >= stages, "stages", || format!("expected at most one a worker ({workers}), found {stages}: some would idle"));
+        at.expect(threads == 1, "stages", || format!("expected `threads = 1` beside stages, found {threads}"));
     }
 }
 
@@ -259,6 +276,18 @@ mod tests {
         keys("", &toml::Value::try_from(Config::default()).unwrap(), &mut known);
         let missing: Vec<_> = known.difference(&written).filter(|key| ![".node", ".model", ".source"].contains(&key.as_str())).collect();
         assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn stages_need_cores_workers_and_one_thread() {
+        let problems = |inference: &str| match Config::parse(&format!("[inference]\n{inference}")) {
+            Ok(_) => Vec::new(),
+            Err(problems) => problems.iter().filter(|p| p.key == "inference.stages").map(|p| p.message.clone()).collect(),
+        };
+        assert!(problems("stages = 2\nworkers = 2\ncores = [0, 1]").is_empty());
+        assert!(problems("stages = 0")[0].contains("at least 1"));
+        let all = problems("stages = 2\nthreads = 2");
+        assert!(all.len() == 3 && all[0].contains("a CPU of `cores` (0)") && all[1].contains("a worker (1)"), "{all:?}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::error::RunError;
 use super::model::{Model, Session};
 use super::report::EngineNode;
+use super::spread::Spread;
 use crate::kernels::Isa;
 use crate::latency::nearest_rank;
 use crate::tensor::Dtype;
@@ -106,9 +107,55 @@ pub fn bench_in_turns<const MODELS: usize>(
     Ok(std::array::from_fn(|i| summarize(models[i], sessions[i].threads(), &mut times[i])))
 }
 
+/// Inferences a second of several sessions at once.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Throughput {
+    /// Sessions, each with a thread of its own.
+    pub workers: usize,
+    /// Threads that each inference used.
+    pub threads: usize,
+    /// Stages that the layers were divided into.
+    pub stages: usize,
+    pub inferences: u64,
+    pub per_second: f64,
+    /// Mean time of one inference, in microseconds.
+    pub mean_us: f64,
+}
+
+/// Runs one session for each of `spreads`, all at once, for about `time`.
+pub fn throughput(model: &Model, spreads: &[Spread], time: Duration) -> Result<Throughput, RunError> {
+    let sessions = spreads.iter().map(|spread| warm_on(model, spread)).collect::<Result<Vec<Session>, _>>()?;
+    let threads = sessions.iter().map(Session::threads).max().unwrap_or(1);
+    let start = Instant::now();
+    let run = |mut session: Session| {
+        let mut runs = 0u64;
+        while start.elapsed() < time {
+            session.run()?;
+            runs += 1;
+        }
+        Ok((runs, start.elapsed()))
+    };
+    let panicked = || RunError("internal failure: a thread panicked".to_string());
+    let counts: Vec<(u64, Duration)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = sessions.into_iter().map(|session| scope.spawn(|| run(session))).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err(panicked()))).collect::<Result<_, _>>()
+    })?;
+    let inferences: u64 = counts.iter().map(|(runs, _)| runs).sum();
+    let per_second = counts.iter().map(|(runs, took)| *runs as f64 / took.as_secs_f64()).sum();
+    let stages = match spreads.first() {
+        Some(Spread::Stages(stages)) => stages.count(),
+        _ => 1,
+    };
+    Ok(Throughput { workers: spreads.len(), threads, stages, inferences, per_second, mean_us: 1e6 * spreads.len() as f64 / per_second })
+}
+
 /// A session that has run some times, on the inputs of every measurement.
 fn warm(model: &Model, threads: usize) -> Result<Session, RunError> {
-    let mut session = model.session(threads)?;
+    warm_on(model, &Spread::threads(threads))
+}
+
+fn warm_on(model: &Model, spread: &Spread) -> Result<Session, RunError> {
+    let mut session = model.session_on(spread)?;
     fill(&mut session);
     (0..WARM_UPS).try_for_each(|_| session.run())?;
     Ok(session)

@@ -15,7 +15,8 @@
 //! | `quantized/` | the operators, one kind a file: from its ONNX node, shape, plain evaluation, kernel |
 //! | `lower/view`, `lower/draft`, `lower/fuse` | strides, steps before their kernel is prepared, fusion by rows |
 //! | `step`, `fused` | kernels behind one interface, and several of them as one step |
-//! | `arena`, `plan`, `team` | bytes, where they lie, and who works on them when |
+//! | `arena`, `plan` | bytes, and where they lie |
+//! | `team`, `spread` | who works on them when: threads on one step, stages of steps |
 //! | `program` | the boundary to what runs: our executor, or tract alone |
 //! | `report`, `bench` | what `inspect` and `bench` tell |
 
@@ -39,11 +40,12 @@ mod quantized;
 mod recognize;
 mod report;
 mod report_text;
+mod spread;
 mod step;
 mod team;
 mod tract;
 
-pub use bench::{BenchResult, Effort, LayerTime, Layers, bench, bench_in_turns, layers};
+pub use bench::{BenchResult, Effort, LayerTime, Layers, Throughput, bench, bench_in_turns, layers, throughput};
 pub use error::{LoadCause, LoadError, RunError};
 pub use infer::{infer_once, read_output, write_input};
 pub use limits::Limits;
@@ -51,3 +53,4 @@ pub use macs::{Shapes, macs};
 pub use model::{Engine, Model, Session};
 pub use port::Port;
 pub use report::{EngineNode, NodeReport, Opset, PortReport, Report, RunsIn, TensorReport, Totals};
+pub use spread::{Spread, Stages};

@@ -7,6 +7,7 @@ use super::onnx::{boundary, check, external, normalize, wire};
 use super::port::Port;
 use super::program::{Executor, Program};
 use super::report::{self, Report};
+use super::spread::Spread;
 use super::{native, recognize, tract};
 use crate::config::value::Size;
 use crate::tensor::Dtype;
@@ -98,13 +99,12 @@ impl Model {
 
     /// A session of its own state and buffers, to be used by one thread at a time. `threads` (at least 1) is an upper bound.
     pub fn session(&self, threads: usize) -> Result<Session, RunError> {
-        self.session_on(threads, &[])
+        self.session_on(&Spread::threads(threads))
     }
 
-    /// The same with thread `i` of those that it starts kept on CPU `cores[i]`; the caller's own thread is number 0, and stays
-    /// where it is.
-    pub fn session_on(&self, threads: usize, cores: &[usize]) -> Result<Session, RunError> {
-        Ok(Session { executor: self.0.program.executor(threads.max(1), cores)?, model: self.clone() })
+    /// The same with its work spread over the cores as told.
+    pub fn session_on(&self, spread: &Spread) -> Result<Session, RunError> {
+        Ok(Session { executor: self.0.program.executor(spread)?, model: self.clone() })
     }
 
     /// The plan of the arena as a picture; `None` where tract alone runs the model.

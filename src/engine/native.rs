@@ -9,6 +9,7 @@ use super::plan::{self, Buffer, Plan};
 use super::program::{Executor, Memory, Program};
 use super::recognize::Absorbed;
 use super::report::{EngineNode, Placement};
+use super::spread::{self, Spread, Stages};
 use super::step::{READS, Step};
 use super::team::{Member, Team};
 use super::tract::lowering::Lowered;
@@ -62,7 +63,8 @@ impl Prepared {
             Action::Kernel { step, reads, write } => {
                 step.macs() + 4 * (reads.iter().map(|place| self.bytes(place)).sum::<usize>() + write.len()) as u64
             }
-            Action::Island { .. } => 0,
+            // Not known: each weight is multiplied at least once.
+            Action::Island { number, .. } => island_weights(&self.islands[*number]),
         }
     }
 
@@ -179,8 +181,8 @@ fn buffers(storages: &[super::lower::Storage], records: &[Record], outputs: &[us
 }
 
 impl Program for NativeProgram {
-    fn executor(&self, threads: usize, cores: &[usize]) -> Result<Box<dyn Executor>, RunError> {
-        Ok(Box::new(NativeExecutor::new(self.0.clone(), threads, cores)?))
+    fn executor(&self, spread: &Spread) -> Result<Box<dyn Executor>, RunError> {
+        Ok(Box::new(NativeExecutor::new(self.0.clone(), spread)?))
     }
 
     fn placement(&self, output: &str, op: &str, in_qdq_group: bool) -> Placement {
@@ -273,18 +275,27 @@ fn share(parts: usize, index: usize, threads: usize) -> Range<usize> {
 }
 
 impl State {
-    /// One thread's way through the program. An error is left in [`State::error`].
+    /// One thread's way through the program.
     fn run(&self, member: &Member) {
+        if !self.run_steps(0..self.schedule.len(), member) {
+            member.fail();
+        }
+    }
+
+    /// The same through some of its steps. False where one fails, whose error is left in [`State::error`], or where another
+    /// thread's did.
+    fn run_steps(&self, steps: Range<usize>, member: &Member) -> bool {
         let mut scratch = locked(&self.scratch[member.index]);
-        for (planned, turn) in self.program.steps.iter().zip(&self.schedule) {
+        for (planned, turn) in self.program.steps[steps.clone()].iter().zip(&self.schedule[steps]) {
             if turn.meet && !member.meet() {
-                return;
+                return false;
             }
             if let Err(error) = self.step(planned, member.index, turn.threads, &mut scratch) {
                 *locked(&self.error) = Some(error);
-                return member.fail();
+                return false;
             }
         }
+        true
     }
 
     fn step(&self, planned: &Planned, index: usize, threads: usize, scratch: &mut [u8]) -> Result<(), RunError> {
@@ -349,14 +360,22 @@ impl State {
 struct NativeExecutor {
     state: Arc<State>,
     outputs: Vec<Vec<u8>>,
-    /// None where one thread does it all.
-    team: Option<Team>,
+    way: Way,
     threads: usize,
 }
 
+/// How a run goes through the program.
+enum Way {
+    Alone,
+    Together(Team),
+    /// The steps of each stage.
+    Staged(Arc<Stages>, Vec<Range<usize>>),
+}
+
 impl NativeExecutor {
-    fn new(program: Arc<Prepared>, threads: usize, cores: &[usize]) -> Result<NativeExecutor, RunError> {
-        let schedule = schedule(&program, threads);
+    fn new(program: Arc<Prepared>, spread: &Spread) -> Result<NativeExecutor, RunError> {
+        let most = if let Spread::Threads { threads, .. } = spread { (*threads).max(1) } else { 1 };
+        let schedule = schedule(&program, most);
         let threads = schedule.iter().map(|turn| turn.threads).max().unwrap_or(1);
         check_owners(&program, &schedule)?;
         let islands = program.islands.iter().map(|plan| TractIsland::new(plan.clone())).collect::<Result<_, _>>()?;
@@ -368,9 +387,16 @@ impl NativeExecutor {
             error: Mutex::new(None),
             program: program.clone(),
         });
-        let team = (threads > 1).then(|| team(&state, threads, cores)).transpose().map_err(|e| RunError(format!("no threads: {e}")))?;
+        let way = match spread {
+            Spread::Threads { cores, .. } if threads > 1 => Way::Together(team(&state, threads, cores)?),
+            Spread::Threads { .. } => Way::Alone,
+            Spread::Stages(stages) => {
+                let costs: Vec<u64> = program.steps.iter().map(|step| program.cost(step)).collect();
+                Way::Staged(stages.clone(), spread::divide(&costs, stages.count()))
+            }
+        };
         let outputs = program.outputs.iter().map(|place| vec![0; program.bytes(place)]).collect();
-        Ok(NativeExecutor { state, outputs, team, threads })
+        Ok(NativeExecutor { state, outputs, way, threads })
     }
 
     /// Hands the outputs over, or says why there are none.
@@ -394,9 +420,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn team(state: &Arc<State>, threads: usize, cores: &[usize]) -> std::io::Result<Team> {
+fn team(state: &Arc<State>, threads: usize, cores: &[usize]) -> Result<Team, RunError> {
     let state = state.clone();
-    Team::new(threads, cores, Arc::new(move |member: &Member| state.run(member)))
+    let team = Team::new(threads, cores, Arc::new(move |member: &Member| state.run(member)));
+    team.map_err(|e| RunError(format!("no threads: {e}")))
 }
 
 /// Threads of a step must own bytes that follow each other inside the step's output.
@@ -427,10 +454,18 @@ impl Executor for NativeExecutor {
     }
 
     fn run(&mut self) -> Result<(), RunError> {
-        let sound = match &self.team {
-            Some(team) => team.run(),
-            None => {
+        let sound = match &self.way {
+            Way::Alone => {
                 self.state.run(&Member::alone());
+                true
+            }
+            Way::Together(team) => team.run(),
+            Way::Staged(stages, parts) => {
+                let _ = parts.iter().enumerate().all(|(stage, steps)| {
+                    let _turn = stages.enter(stage);
+                    self.state.run_steps(steps.clone(), &Member::alone())
+                });
+                stages.leave();
                 true
             }
         };
@@ -483,6 +518,33 @@ mod tests {
                     assert_eq!(session.output(0), alone.output(0), "{name} on {threads} threads");
                 }
             }
+        }
+    }
+
+    /// Sessions that share stages, some with more stages than steps, at the same time.
+    #[test]
+    fn any_number_of_stages_gives_the_same_bytes() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/digits.onnx");
+        let model = Model::load(&path, &Limits::default()).unwrap();
+        for (stages, cores) in [(1, vec![0]), (2, vec![0, 0]), (3, vec![0; 5]), (40, vec![0; 40])] {
+            let spread = Spread::Stages(Arc::new(Stages::new(stages, &cores).unwrap()));
+            std::thread::scope(|scope| {
+                for seed in 0..4u8 {
+                    let (model, spread) = (&model, &spread);
+                    scope.spawn(move || {
+                        let mut alone = model.session(1).unwrap();
+                        let mut staged = model.session_on(spread).unwrap();
+                        for run in 0..10 {
+                            let bytes = alone.input_mut(0).iter_mut().enumerate();
+                            bytes.for_each(|(i, byte)| *byte = (i as u8).wrapping_mul(31).wrapping_add(seed.wrapping_mul(77) + run));
+                            staged.input_mut(0).copy_from_slice(alone.input(0));
+                            alone.run().unwrap();
+                            staged.run().unwrap();
+                            assert_eq!(staged.output(0), alone.output(0), "{stages} stages");
+                        }
+                    });
+                }
+            });
         }
     }
 

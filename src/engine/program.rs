@@ -2,13 +2,13 @@
 
 use super::error::RunError;
 use super::report::{EngineNode, Placement};
+use super::spread::Spread;
 use std::time::Duration;
 
 /// A prepared model: immutable, shared by all sessions.
 pub trait Program: Send + Sync {
-    /// State for one session. `threads` is a wish: an engine may use fewer, and says so by [`Executor::threads`]. Thread `i` of
-    /// those that it starts itself (from 1 on: the caller's is 0) is kept on `cores[i]`, where that is given.
-    fn executor(&self, threads: usize, cores: &[usize]) -> Result<Box<dyn Executor>, RunError>;
+    /// State for one session. The spread is a wish: an engine may use fewer threads, and says so by [`Executor::threads`].
+    fn executor(&self, spread: &Spread) -> Result<Box<dyn Executor>, RunError>;
 
     /// Where the node with that first output and ONNX operator runs, and why. `in_qdq_group`: it stands between a `DequantizeLinear` and the next
     /// `QuantizeLinear`.

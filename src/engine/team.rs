@@ -184,7 +184,7 @@ impl Team {
         for index in 1..count {
             let (shared, core) = (shared.clone(), cores.get(index).copied());
             let work = move || {
-                core.into_iter().for_each(keep_on);
+                core.into_iter().for_each(|core| keep_on(&[core]));
                 shared.serve(index);
             };
             team.threads.push(std::thread::Builder::new().name(format!("infer-{index}")).spawn(work)?);

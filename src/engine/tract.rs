@@ -17,6 +17,7 @@ use super::program::{Executor, Memory, Program};
 use super::quantized::NATIVE;
 use super::recognize::OP_TYPE;
 use super::report::{EngineNode, Placement};
+use super::spread::Spread;
 use crate::config::value::Size;
 use crate::tensor::{Dtype, TensorSpec};
 use lowering::Lowered;
@@ -267,7 +268,7 @@ fn describe(model: &TypedModel, index: usize, declared: &Output) -> Result<Tenso
 }
 
 impl Program for TractProgram {
-    fn executor(&self, _threads: usize, _cores: &[usize]) -> Result<Box<dyn Executor>, RunError> {
+    fn executor(&self, _: &Spread) -> Result<Box<dyn Executor>, RunError> {
         Ok(Box::new(TractIsland::new(self.plan.clone())?.0))
     }
 

@@ -1,7 +1,7 @@
 //! The command line: what it prints, and its exit codes.
 
 use crate::board::{config, jouled, models, no_broker};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Output;
 
@@ -103,6 +103,19 @@ fn bench_prints_its_figures_and_inspect_the_truth_about_int8() {
     let report = json(&["inspect", &model, "--json"]);
     assert_eq!(report["totals"]["macs"], bench["macs"], "{report}");
     assert!(text(&run(&["inspect", &model]).stdout).contains("Conv"));
+}
+
+#[test]
+fn bench_measures_workers_and_stages() {
+    let model = path(models().join("digits.onnx"));
+    for (more, stages) in [(&[][..], 1), (&["--cores", "0,0"], 1), (&["--cores", "0,0", "--stages", "2"], 2)] {
+        let bench = json(&[&["bench", &model, "--seconds", "0.2", "--workers", "2", "--json"], more].concat());
+        assert_eq!((&bench["workers"], &bench["stages"]), (&json!(2), &json!(stages)), "{bench}");
+        assert!(bench["inferences"].as_u64() > Some(10) && bench["per_second"].as_f64() > Some(50.0), "{bench}");
+    }
+    let output = run(&["bench", &model, "--workers", "2", "--cores", "0,0", "--stages", "3"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("--stages: expected at most one a CPU of --cores (2), found 3"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -180,6 +180,7 @@ mod tests {
     use crate::engine::quantized::product::Product;
     use crate::engine::quantized::window::{Padding, Window};
     use crate::engine::quantized::{Array, Kind, Operator, QuantizedType};
+    use crate::engine::spread::Spread;
     use crate::engine::tract::lowering::Lowered;
     use crate::tensor::Dtype;
     use std::sync::Arc;
@@ -260,7 +261,7 @@ mod tests {
         let program = native::prepare(Lowered { lowering, islands: vec![], outputs }, vec![x.values.len()], Default::default()).unwrap();
         let steps = program.nodes();
         assert!(steps.iter().any(|s| s.op.matches("rows into").count() == 2), "{steps:?}");
-        let mut executor = program.executor(threads, &[]).unwrap();
+        let mut executor = program.executor(&Spread::threads(threads)).unwrap();
         executor.input_mut(0).iter_mut().zip(&x.values).for_each(|(byte, &v)| *byte = v as u8);
         executor.run().unwrap();
         let found: Vec<i8> = executor.output(0).iter().map(|&b| b as i8).collect();
