@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::config::value::Span;
 use crate::governor::config::NO_CELSIUS_LIMIT;
 use crate::governor::{GovernorConfig, Readings, Sensors};
-use crate::simulate::chart::Chart;
+use crate::simulate::chart::{Chart, Limit};
 use crate::simulate::trace::{Summary, csv};
 use crate::simulate::{Description, Load, Loop, Spec, Trace, Tree, spec};
 use serde::Serialize;
@@ -28,6 +28,9 @@ pub struct Args {
     /// Temperature of the air around, in degrees Celsius.
     #[arg(long, value_name = "CELSIUS", default_value_t = 25.0, allow_negative_numbers = true, value_parser = between::<-40, 85>)]
     ambient: f64,
+    /// By how many degrees the air is warmer in the middle of the time.
+    #[arg(long, value_name = "DEGREES", default_value_t = 0.0, value_parser = between::<0, 60>)]
+    warmer: f64,
     /// How the board is cooled: bare, heatsink, case, fan, as the board has them. Default: without a fan.
     #[arg(long, value_name = "NAME")]
     cooling: Option<String>,
@@ -70,11 +73,12 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let spec = description.spec(cooling).map_err(Failure::Input)?;
     let (governor, load) = settings(args, &spec)?;
     let time = Duration::from_secs_f64(args.hours * 3600.0);
-    let governed = governed(&description, &spec, args.ambient, &governor, load, time)
+    let begin = || Loop::new(&spec, args.ambient, &governor, load);
+    let governed = governed(&description, begin(), &governor, time, args.warmer)
         .map_err(|e| Failure::Running(format!("the simulated board's files: {e}")))?;
     let nobody = None::<fn(&Loop) -> Result<Readings, io::Error>>;
-    let free = Loop::new(&spec, args.ambient, &governor, load).run(time, nobody).map_err(|e| Failure::Running(e.to_string()))?;
-    let scene = scene(&spec, args.ambient, load);
+    let free = begin().run(time, args.warmer, nobody).map_err(|e| Failure::Running(e.to_string()))?;
+    let scene = scene(&spec, args, load);
     if let Some(path) = &args.csv {
         save(path, &csv(&governed, &free))?;
     }
@@ -108,8 +112,7 @@ fn settings(args: &Args, spec: &Spec) -> Result<(GovernorConfig, Load), Failure>
 }
 
 /// The governor's run: its readings come from the board's files, below a folder that is removed again.
-fn governed(board: &Description, spec: &Spec, ambient: f64, config: &GovernorConfig, load: Load, time: Duration) -> io::Result<Trace> {
-    let mut run = Loop::new(spec, ambient, config, load);
+fn governed(board: &Description, mut run: Loop, config: &GovernorConfig, time: Duration, warmer: f64) -> io::Result<Trace> {
     let folder = Folder::new()?;
     let mut tree = Tree::lay_out(board, &run.board, &folder.0)?;
     let mut sensors = Sensors::new(tree.root(), config.thermal_zone.as_deref());
@@ -117,7 +120,7 @@ fn governed(board: &Description, spec: &Spec, ambient: f64, config: &GovernorCon
         tree.show(&run.board, run.mean_watts())?;
         Ok(if config.enabled { sensors.read(run.now) } else { Readings::default() })
     };
-    run.run(time, Some(look))
+    run.run(time, warmer, Some(look))
 }
 
 /// A temporary folder, in memory where there is such a place.
@@ -140,20 +143,19 @@ impl Drop for Folder {
     }
 }
 
-fn scene(spec: &Spec, ambient: f64, load: Load) -> String {
+fn scene(spec: &Spec, args: &Args, load: Load) -> String {
     let (cooling, Load { seconds, cores, workers, .. }) = (&spec.cooling.name, load);
+    let air = if args.warmer > 0.0 { format!("{} to {}", args.ambient, args.ambient + args.warmer) } else { args.ambient.to_string() };
     let plural = if cores == 1 { "" } else { "s" };
-    format!(
-        "{}, {cooling}, {ambient} °C around; inferences of {:.0} ms on {cores} core{plural}, {workers} at a time",
-        spec.title,
-        seconds * 1e3
-    )
+    let title = &spec.title;
+    format!("{title}, {cooling}, {air} °C around; inferences of {:.0} ms on {cores} core{plural}, {workers} at a time", seconds * 1e3)
 }
 
 fn draw(spec: &Spec, scene: &str, governor: &GovernorConfig, governed: &Trace, free: &Trace) -> String {
-    let budget = Some((governor.max_celsius, format!("max_celsius = {}", governor.max_celsius)));
-    let budget = budget.filter(|(celsius, _)| governor.enabled && *celsius < NO_CELSIUS_LIMIT);
-    let firmware = (spec.model.soft_limit, format!("firmware, from {} °C", spec.model.soft_limit));
+    let limit = |value, name, ours| Limit { value, name, ours };
+    let budget = Some(limit(governor.max_celsius, format!("max_celsius = {}", governor.max_celsius), true));
+    let budget = budget.filter(|limit| governor.enabled && limit.value < NO_CELSIUS_LIMIT);
+    let firmware = limit(spec.model.soft_limit, format!("firmware, from {} °C", spec.model.soft_limit), false);
     let near = free.summary().hottest_celsius > spec.model.soft_limit - 10.0;
     let (title, subtitle) = scene.split_once("; ").unwrap_or((scene, ""));
     let chart = Chart {
@@ -162,7 +164,7 @@ fn draw(spec: &Spec, scene: &str, governor: &GovernorConfig, governed: &Trace, f
         governed,
         free,
         celsius_limits: budget.into_iter().chain(near.then_some(firmware)).collect(),
-        watts_limits: governor.max_watts.map(|watts| (watts, format!("max_watts = {watts}"))).into_iter().collect(),
+        watts_limits: governor.max_watts.map(|watts| limit(watts, format!("max_watts = {watts}"), true)).into_iter().collect(),
     };
     chart.svg()
 }

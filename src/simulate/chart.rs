@@ -6,7 +6,7 @@ use std::fmt::Write;
 const WIDTH: f64 = 900.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 20.0;
-const TOP: f64 = 64.0;
+const TOP: f64 = 76.0;
 const PANEL: f64 = 120.0;
 const GAP: f64 = 34.0;
 const BOTTOM: f64 = 46.0;
@@ -14,7 +14,6 @@ const BOTTOM: f64 = 46.0;
 const POINTS: usize = 360;
 const OURS: &str = "#1f5fa8";
 const FREE: &str = "#d9822b";
-const LIMIT: &str = "#b3261e";
 
 /// What is drawn.
 pub struct Chart<'a> {
@@ -22,10 +21,18 @@ pub struct Chart<'a> {
     pub subtitle: &'a str,
     pub governed: &'a Trace,
     pub free: &'a Trace,
-    /// Horizontal lines in the panel of the temperature, with their names.
-    pub celsius_limits: Vec<(f64, String)>,
+    /// Budgets and limits in the panel of the temperature.
+    pub celsius_limits: Vec<Limit>,
     /// The same in the panel of the power.
-    pub watts_limits: Vec<(f64, String)>,
+    pub watts_limits: Vec<Limit>,
+}
+
+/// A horizontal line with its name.
+pub struct Limit {
+    pub value: f64,
+    pub name: String,
+    /// Ours; otherwise the firmware's.
+    pub ours: bool,
 }
 
 /// A panel: what it shows and how.
@@ -34,7 +41,7 @@ struct Panel<'a> {
     value: fn(&Row) -> Option<f64>,
     /// Whether the axis begins at 0.
     from_zero: bool,
-    limits: &'a [(f64, String)],
+    limits: &'a [Limit],
     /// Whether the firmware's run is drawn, too.
     both: bool,
 }
@@ -79,7 +86,7 @@ impl Chart<'_> {
     fn draw(&self, out: &mut String, panel: &Panel, top: f64) {
         let (ours, free) = (thinned(self.governed, panel.value), thinned(self.free, panel.value));
         let drawn = if panel.both { &free[..] } else { &[] };
-        let values = ours.iter().chain(drawn).map(|(_, value)| *value).chain(panel.limits.iter().map(|(value, _)| *value));
+        let values = ours.iter().chain(drawn).map(|(_, value)| *value).chain(panel.limits.iter().map(|limit| limit.value));
         let (low, high, step) = axis(values, panel.from_zero);
         let y = |value: f64| top + PANEL * (1.0 - (value - low) / (high - low));
         let _ = writeln!(out, "<text x=\"{LEFT}\" y=\"{:.0}\" font-weight=\"bold\">{}</text>", top - 7.0, panel.title);
@@ -94,16 +101,16 @@ impl Chart<'_> {
             self.line(out, &free, FREE, 1.5, &y);
         }
         self.line(out, &ours, OURS, 2.0, &y);
-        for (value, name) in panel.limits {
-            let at = y(*value);
-            let _ = writeln!(out, "<path d=\"M{LEFT} {at:.1}H{right}\" stroke=\"{LIMIT}\" stroke-dasharray=\"5 4\"/>");
+        for limit in panel.limits {
+            let (at, colour) = (y(limit.value), if limit.ours { OURS } else { FREE });
+            let _ = writeln!(out, "<path d=\"M{LEFT} {at:.1}H{right}\" stroke=\"{colour}\" stroke-dasharray=\"5 4\"/>");
             let _ = writeln!(
                 out,
-                "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"{LIMIT}\" stroke=\"#fff\" stroke-width=\"3\" \
+                "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"{colour}\" stroke=\"#fff\" stroke-width=\"3\" \
                  paint-order=\"stroke\">{}</text>",
                 right - 4.0,
                 at - 4.0,
-                escaped(name)
+                escaped(&limit.name)
             );
         }
     }
@@ -197,13 +204,13 @@ mod tests {
             subtitle: "",
             governed,
             free,
-            celsius_limits: vec![(75.0, "budget".to_string())],
+            celsius_limits: vec![Limit { value: 75.0, name: "budget".to_string(), ours: true }],
             watts_limits: Vec::new(),
         };
-        let svg = chart(&long, &Trace::default()).svg();
+        let empty = Trace::default();
+        let svg = chart(&long, &empty).svg();
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("a &lt; b") && svg.contains(">hours<"));
         assert!(!svg.contains("NaN") && svg.len() < 60_000, "{}", svg.len());
-        let empty = Trace::default();
         assert!(!chart(&empty, &empty).svg().contains("NaN"));
     }
 }

@@ -39,6 +39,11 @@ impl Load {
     }
 }
 
+/// From 0 at 0 to 1 in the middle and back to 0 at 1, smoothly.
+fn swell(part: f64) -> f64 {
+    (1.0 - (std::f64::consts::TAU * part).cos()) / 2.0
+}
+
 /// An inference that runs.
 #[derive(Clone, Copy)]
 struct Running {
@@ -113,11 +118,13 @@ impl Loop {
         if seconds > 0.0 { (self.board.joules() - self.looked.0) / seconds } else { self.board.watts() }
     }
 
-    /// Runs for `time`, or until the battery is empty. `look` is asked once a period, `None`: nobody throttles but the firmware.
-    pub fn run<E>(&mut self, time: Duration, mut look: Option<impl FnMut(&Loop) -> Result<Readings, E>>) -> Result<Trace, E> {
-        let mut trace = Trace::default();
+    /// Runs for `time`, or until the battery is empty, in air that is `warmer` degrees warmer in the middle of it. `look` is asked
+    /// once a period; `None`: nobody throttles but the firmware.
+    pub fn run<E>(&mut self, time: Duration, warmer: f64, mut look: Option<impl FnMut(&Loop) -> Result<Readings, E>>) -> Result<Trace, E> {
+        let (mut trace, ambient) = (Trace::default(), self.board.ambient);
         let mut tally = Tally::begin(self);
         while self.now < time && self.board.charge() != Some(0.0) {
+            self.board.ambient = ambient + warmer * swell(self.now.as_secs_f64() / time.as_secs_f64());
             match &mut look {
                 None => self.free_period(true),
                 Some(look) => {
