@@ -11,11 +11,13 @@ mod rapl;
 mod sysfs;
 mod thermal;
 
+pub use pi::firmware_bits;
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 pub use sysfs::Why;
+pub use thermal::{Trip, trips};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
