@@ -3,6 +3,7 @@
 use jouled::config::value::Span;
 use jouled::governor::energy::EnergyMeter;
 use jouled::governor::{Governor, GovernorConfig, GovernorStatus, Pace, Readings, Reason, Sensors, Throttle};
+use jouled::simulate::trace::Summary;
 use jouled::simulate::{Board, Description, Load, Loop, Spec, Tree};
 use std::sync::Arc;
 use std::time::Duration;
@@ -230,6 +231,39 @@ fn the_loop_closes_through_the_files() {
         let truth = closed.board.joules() / closed.finished as f64;
         assert!(cost.is_none_or(|cost| (0.5..2.0).contains(&(cost / truth))), "{name}: {cost:?} J, truly {truth} J");
     }
+}
+
+/// Both runs of a board: ours, and the one that only the firmware slows.
+fn both(spec: &Spec, config: &GovernorConfig, load: Load) -> (Summary, Summary) {
+    let hour = Duration::from_secs(3600);
+    let ours = Loop::new(spec, 25.0, config, load).run(hour, 0.0, Some(|closed: &Loop| Ok::<_, ()>(look(closed)))).unwrap();
+    let free = Loop::new(spec, 25.0, config, load).run(hour, 0.0, None::<fn(&Loop) -> Result<Readings, ()>>).unwrap();
+    (ours.summary(), free.summary())
+}
+
+/// What docs/governor.md says of the cost of staying cool: idling is dearer than a low clock, and a lighter model cheaper.
+#[test]
+fn staying_cool_costs_energy_unless_the_model_is_lighter() {
+    let (spec, budget) = (spec("pi5", "bare"), config(75.0));
+    let per_joule = |ours: &Summary, free: &Summary| free.joules_per_inference.unwrap() / ours.joules_per_inference.unwrap();
+    let (ours, free) = both(&spec, &budget, Load::on_every_core(&spec));
+    assert!(ours.hottest_celsius <= 77.0 && ours.firmware_throttled == 0.0, "{ours:?}");
+    assert!(free.hottest_celsius > 84.0 && free.firmware_throttled > 0.9, "{free:?}");
+    assert!((0.6..0.8).contains(&per_joule(&ours, &free)), "{ours:?} {free:?}");
+    let mut lighter = budget;
+    lighter.levels.iter_mut().skip(1).for_each(|level| level.lighter_model = true);
+    let (ours, free) = both(&spec, &lighter, Load { lighter: 0.4, ..Load::on_every_core(&spec) });
+    assert!(ours.hottest_celsius <= 77.0 && per_joule(&ours, &free) >= 1.3, "{ours:?} {free:?}");
+}
+
+#[test]
+fn a_run_ends_with_the_battery() {
+    let spec = spec("laptop", "passive");
+    let (time, config) = (Duration::from_secs(24 * 3600), config(75.0));
+    let look = Some(|closed: &Loop| Ok::<_, ()>(look(closed)));
+    let trace = Loop::new(&spec, 25.0, &config, Load::on_every_core(&spec)).run(time, 0.0, look).unwrap();
+    let (hours, watts) = (trace.summary().hours, trace.summary().mean_watts);
+    assert!((hours * watts - 50.0).abs() < 0.5, "{hours} h of {watts} W");
 }
 
 /// The status as soon as `holds`; fails after far longer than it can take.
