@@ -27,6 +27,9 @@ fn configured(root: &Path, governor: &str) -> Diagnosis {
     Diagnosis::new(root, Some(Config::load(&file).map_err(|e| e.to_string())))
 }
 
+/// A board and its cooling, what is said about it, and the advice.
+type Case<'a> = (&'a str, Option<&'a str>, &'a [&'a str], &'a [&'a str]);
+
 const NO_POWER: &str = "No power can be read: results carry no joules, and `max_watts` has no effect.";
 
 #[test]
@@ -40,7 +43,7 @@ fn every_board_is_told_what_it_is_what_it_shows_and_what_slows_it_down() {
         "jouled can read its temperature, power, clock frequency; not its battery charge, supply voltage, firmware throttling.";
     const BUDGETS: &str = "With its defaults jouled slows itself down above 75 °C (max_celsius).";
     const PROCESSOR: &str = "The processor lowers its clock by itself near its own limit, mostly 95 to 105 °C.";
-    let expected: [(&str, Option<&str>, &[&str], &[&str]); 7] = [
+    let expected: [Case; 7] = [
         (
             "pi4",
             None,
