@@ -75,7 +75,7 @@ fn every_board_is_told_what_it_is_what_it_shows_and_what_slows_it_down() {
                 "This is an NVIDIA Jetson Nano Developer Kit with 4 cores at up to 1479 MHz, 3964 MiB of memory and no fan that the kernel knows.",
                 JETSON,
                 "The kernel lowers the clock from 97 °C on (a passive trip of CPU-therm).",
-                "The kernel switches the board off at 102.5 °C (the critical trip of CPU-therm).",
+                "The kernel switches the board off at 102 °C (the critical trip of CPU-therm).",
                 BUDGETS,
             ],
             &[],

@@ -24,11 +24,18 @@ impl Limits {
         if board.is("raspberrypi,") || firmware_bits(root).is_some() {
             limits.first = Some(PI_SOFT);
             limits.sentences.push(format!(
-                "Its firmware lowers the clock from {PI_SOFT} °C on, to the lowest at {PI_HARD} °C, and whenever the supply's voltage is too low."
+                "Its firmware lowers the clock from {PI_SOFT} °C on, to the lowest at {PI_HARD} °C, and whenever the supply's voltage is \
+                 too low."
             ));
         }
         let trips = trips(root);
-        let lowest = |kind: &str| trips.iter().filter(|trip| trip.kind == kind).min_by(|a, b| a.celsius.total_cmp(&b.celsius));
+        // A passive trip elsewhere may be the memory's or the charger's.
+        let of_cpu = |trip: &Trip| trip.zone.to_ascii_lowercase().contains("cpu");
+        let any_of_cpu = trips.iter().any(of_cpu);
+        let lowest = |kind: &str| {
+            let ours = trips.iter().filter(|trip| trip.kind == kind && (of_cpu(trip) || !any_of_cpu));
+            ours.min_by(|a, b| a.celsius.total_cmp(&b.celsius))
+        };
         if let Some(Trip { zone, celsius, .. }) = lowest("passive") {
             limits.first = Some(limits.first.map_or(*celsius, |first| first.min(*celsius)));
             limits.sentences.push(format!("The kernel lowers the clock from {celsius} °C on (a passive trip of {zone})."));
