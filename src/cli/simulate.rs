@@ -130,9 +130,19 @@ impl Folder {
     fn new() -> io::Result<Folder> {
         let memory = PathBuf::from("/dev/shm");
         let parent = if memory.is_dir() { memory } else { std::env::temp_dir() };
-        let path = parent.join(format!("jouled-simulate-{}", std::process::id()));
-        std::fs::create_dir(&path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
-        Ok(Folder(path))
+        // A killed run may have left its folder to a process of the same number.
+        let mut taken = io::Error::other("no name was tried");
+        for attempt in 0..100 {
+            let path = parent.join(format!("jouled-simulate-{}-{attempt}", std::process::id()));
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(Folder(path)),
+                Err(e) => taken = io::Error::new(e.kind(), format!("{}: {e}", path.display())),
+            }
+            if taken.kind() != io::ErrorKind::AlreadyExists {
+                break;
+            }
+        }
+        Err(taken)
     }
 }
 
