@@ -38,6 +38,7 @@ pub mod request;
 pub mod runner;
 pub mod shared;
 pub mod signals;
+pub mod simulate;
 pub mod source;
 pub mod stage;
 pub mod tensor;

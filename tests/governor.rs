@@ -1,73 +1,58 @@
 //! The governor in a closed loop with simulated boards, in virtual time; then with the board's files, and with its thread.
 
 use jouled::config::value::Span;
-use jouled::governor::board::{Board, JETSON_ORIN_NANO, Layout, PI4_BARE, PI5_BARE, PI5_HEATSINK, Spec, X86_FANLESS};
 use jouled::governor::energy::EnergyMeter;
-use jouled::governor::law::Law;
-use jouled::governor::pacing::{Limits, Pacer, Wait, Work};
 use jouled::governor::{Governor, GovernorConfig, GovernorStatus, Pace, Readings, Reason, Sensors, Throttle};
+use jouled::simulate::trace::Summary;
+use jouled::simulate::{Board, Description, Load, Loop, Spec, Tree};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Resolution of the virtual time.
-const STEP: Duration = Duration::from_millis(100);
-/// An inference at the full clock.
-const INFERENCE: f64 = 0.06;
+/// Boards whose firmware's limit is above every budget that is tried here, of each kind of reading.
+const BOARDS: [(&str, &str); 4] = [("pi4", "bare"), ("pi5", "bare"), ("pi5", "heatsink"), ("orin-nano", "case")];
 
-/// One inference thread: what is left of its inference in seconds at the full clock, and its last one.
-#[derive(Clone, Copy, Default)]
-struct Worker {
-    running: Option<(Duration, f64)>,
-    last: Option<Work>,
+fn spec(name: &str, cooling: &str) -> Spec {
+    Description::named(name).unwrap().spec(Some(cooling)).unwrap()
 }
 
-impl Worker {
-    /// One step from `now`: the time that it was busy, and the inferences that it finished.
-    fn advance(&mut self, pacer: &mut Pacer, work: bool, now: Duration, clock: f64) -> (Duration, u64) {
-        let (mut at, end) = (now, now + STEP);
-        let (mut busy, mut finished) = (Duration::ZERO, 0);
-        while at < end {
-            let Some((begun, left)) = self.running else {
-                if !work {
-                    break;
-                }
-                match pacer.begin(at, self.last) {
-                    Ok(()) => self.running = Some((at, INFERENCE)),
-                    Err(Wait::Until(due)) => at = due,
-                    Err(Wait::ForOthers) => break,
-                }
-                continue;
-            };
-            let due = at + Duration::from_secs_f64(left / clock);
-            busy += due.min(end) - at;
-            if due < end {
-                self.running = None;
-                self.last = Some(Work { finished: due, busy: due - begun });
-                pacer.end();
-                finished += 1;
-            } else {
-                self.running = Some((begun, (due - end).as_secs_f64() * clock));
-            }
-            at = due;
-        }
-        (busy, finished)
+fn closed(spec: &Spec, ambient: f64, config: &GovernorConfig) -> Loop {
+    Loop::new(spec, ambient, config, Load::on_every_core(spec))
+}
+
+/// What the sensors show, without the files: on a Raspberry Pi the firmware's bits, elsewhere the power.
+fn look(closed: &Loop) -> Readings {
+    let board = &closed.board;
+    let pi = board.spec.title.starts_with("Raspberry");
+    Readings {
+        celsius: Some(board.sensed()),
+        watts: (!pi).then(|| closed.mean_watts()),
+        power_source: (!pi).then_some("ina3221"),
+        under_voltage: pi.then_some(false),
+        firmware_throttled: pi.then_some(board.clock() < 1.0),
+        ..Readings::default()
     }
 }
 
-/// A board whose cores run inferences as fast as the governor lets them.
-struct Loop {
-    board: Board,
-    law: Law,
-    pacer: Pacer,
-    workers: Vec<Worker>,
-    now: Duration,
-    throttle: Throttle,
-    finished: u64,
-    /// Sensor noise in degrees, uniform within plus and minus this.
-    noise: f64,
-    seed: u64,
-    /// Power since the last look, as samples between looks give it.
-    watts: (f64, u32),
+/// Adds noise to the temperature, uniform within plus and minus `degrees`.
+fn noisy(mut readings: Readings, degrees: f64, now: Duration) -> Readings {
+    let random = ((now.as_millis() as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) as f64;
+    readings.celsius = readings.celsius.map(|t| t + degrees * (random / f64::from(1u32 << 30) - 1.0));
+    readings
+}
+
+fn run(closed: &mut Loop, seconds: u64, noise: f64, work: impl Fn(u64) -> bool) -> Trace {
+    let mut trace = Trace::default();
+    for second in 0..seconds {
+        let mut watts = 0.0;
+        closed.period(work(second), |closed| {
+            watts = closed.mean_watts();
+            noisy(look(closed), noise, closed.now)
+        });
+        trace.celsius.push(closed.board.celsius());
+        trace.watts.push(watts);
+        trace.levels.push(closed.throttle.level);
+    }
+    trace
 }
 
 /// What happened, second by second.
@@ -76,69 +61,6 @@ struct Trace {
     celsius: Vec<f64>,
     watts: Vec<f64>,
     levels: Vec<usize>,
-}
-
-impl Loop {
-    fn new(spec: &Spec, ambient: f64, config: &GovernorConfig) -> Loop {
-        Loop {
-            board: Board::idle(spec.clone(), ambient),
-            law: Law::new(config),
-            pacer: Pacer::new(Limits::NONE),
-            workers: vec![Worker::default(); spec.cores],
-            now: Duration::ZERO,
-            throttle: Throttle::default(),
-            finished: 0,
-            noise: 0.0,
-            seed: 1,
-            watts: (0.0, 0),
-        }
-    }
-
-    /// A second of inferences, where there is work, and then a look of the governor at `read`.
-    fn second(&mut self, work: bool, read: impl FnOnce(&Loop) -> Readings) {
-        self.watts = (0.0, 0);
-        for _ in 0..10 {
-            self.step(work);
-        }
-        let readings = read(self);
-        self.throttle = self.law.step(&readings, self.now);
-        let throttle = &self.throttle;
-        self.pacer.set(Limits { duty: throttle.duty, max_per_second: throttle.max_per_second, threads: throttle.threads });
-    }
-
-    fn step(&mut self, work: bool) {
-        let clock = self.board.clock();
-        let mut busy = Duration::ZERO;
-        for worker in &mut self.workers {
-            let (worked, finished) = worker.advance(&mut self.pacer, work, self.now, clock);
-            busy += worked;
-            self.finished += finished;
-        }
-        let load = busy.as_secs_f64() / STEP.as_secs_f64() / self.workers.len() as f64;
-        self.board.advance(STEP.as_secs_f64(), load);
-        self.watts = (self.watts.0 + self.board.watts(), self.watts.1 + 1);
-        self.now += STEP;
-    }
-
-    /// What the sensors show, with their noise.
-    fn look(&self) -> Readings {
-        let mut readings = self.board.readings();
-        let random = (self.seed.wrapping_mul(self.now.as_millis() as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) as f64;
-        readings.celsius = readings.celsius.map(|t| t + self.noise * (random / f64::from(1u32 << 30) - 1.0));
-        readings.watts = readings.watts.map(|_| self.watts.0 / f64::from(self.watts.1));
-        readings
-    }
-
-    fn run(&mut self, seconds: u64, work: impl Fn(u64) -> bool) -> Trace {
-        let mut trace = Trace::default();
-        for second in 0..seconds {
-            self.second(work(second), Loop::look);
-            trace.celsius.push(self.board.celsius());
-            trace.watts.push(self.watts.0 / f64::from(self.watts.1));
-            trace.levels.push(self.throttle.level);
-        }
-        trace
-    }
 }
 
 impl Trace {
@@ -173,10 +95,9 @@ fn steady(spec: &Spec, ambient: f64, load: f64) -> f64 {
 
 /// One hour of full load in one scene, with all that the budget promises.
 fn holds(spec: &Spec, ambient: f64, budget: f64, noise: f64) {
-    let scene = format!("{}, {ambient} °C around, budget {budget} °C, noise {noise}", spec.name);
-    let mut closed = Loop::new(spec, ambient, &config(budget));
-    closed.noise = noise;
-    let trace = closed.run(3600, |_| true);
+    let scene = format!("{} {}, {ambient} °C around, budget {budget} °C, noise {noise}", spec.title, spec.cooling.name);
+    let mut closed = closed(spec, ambient, &config(budget));
+    let trace = run(&mut closed, 3600, noise, |_| true);
     assert!(trace.hottest() <= budget + 2.0, "{scene}: {:.1} °C", trace.hottest());
     assert!(trace.late_changes() <= 1, "{scene}: {} changes", trace.late_changes());
     let (end, free) = (mean(last_third(&trace.celsius)), steady(spec, ambient, 1.0));
@@ -207,40 +128,42 @@ fn holds_everywhere(spec: &Spec) {
 
 #[test]
 fn a_bare_pi_4_holds_its_budget_and_settles() {
-    holds_everywhere(&PI4_BARE);
+    holds_everywhere(&spec("pi4", "bare"));
 }
 
 #[test]
 fn a_bare_pi_5_holds_its_budget_and_settles() {
-    holds_everywhere(&PI5_BARE);
+    holds_everywhere(&spec("pi5", "bare"));
 }
 
 #[test]
 fn a_pi_5_with_a_heatsink_holds_its_budget_and_settles() {
-    holds_everywhere(&PI5_HEATSINK);
+    holds_everywhere(&spec("pi5", "heatsink"));
 }
 
 #[test]
 fn a_jetson_holds_its_budget_and_settles() {
-    holds_everywhere(&JETSON_ORIN_NANO);
+    holds_everywhere(&spec("orin-nano", "case"));
 }
 
 /// One thermal node, and a sensor that only sees the whole board: the hardest for a law that looks at the trend.
 #[test]
 fn a_board_of_one_node_holds_its_budget_and_settles() {
-    holds_everywhere(&Spec { name: "one node", die_resistance: 0.05, die_capacity: 40.0, case_resistance: 7.0, ..PI5_BARE });
+    let mut one = spec("pi5", "bare");
+    (one.cooling.die_resistance, one.cooling.die_capacity, one.cooling.case_resistance) = (0.05, 40.0, 7.0);
+    holds_everywhere(&one);
 }
 
 #[test]
 fn work_that_comes_and_goes_and_air_that_warms_up_stay_within_the_budget() {
-    for spec in [PI4_BARE, PI5_BARE, PI5_HEATSINK, JETSON_ORIN_NANO] {
+    for spec in BOARDS.map(|(name, cooling)| spec(name, cooling)) {
         for pause in [30, 120, 600] {
-            let mut closed = Loop::new(&spec, 25.0, &config(70.0));
-            let bursts = closed.run(3600, |second| (second / pause) % 2 == 1);
-            assert!(bursts.hottest() <= 72.0, "{}, {pause} s: {:.1} °C", spec.name, bursts.hottest());
+            let mut closed = closed(&spec, 25.0, &config(70.0));
+            let bursts = run(&mut closed, 3600, 0.0, |second| (second / pause) % 2 == 1);
+            assert!(bursts.hottest() <= 72.0, "{}, {pause} s: {:.1} °C", spec.title, bursts.hottest());
             closed.board.ambient += 10.0;
-            let warmer = closed.run(1800, |_| true);
-            assert!(warmer.hottest() <= 72.0, "{}, warmer: {:.1} °C", spec.name, warmer.hottest());
+            let warmer = run(&mut closed, 1800, 0.0, |_| true);
+            assert!(warmer.hottest() <= 72.0, "{}, warmer: {:.1} °C", spec.title, warmer.hottest());
         }
     }
 }
@@ -248,29 +171,30 @@ fn work_that_comes_and_goes_and_air_that_warms_up_stay_within_the_budget() {
 /// Idle just below the budget, then a full load: the level is 0 and the die warms within seconds.
 #[test]
 fn a_load_on_a_board_that_is_hot_already_stays_within_the_budget() {
-    for spec in [PI4_BARE, PI5_BARE, PI5_HEATSINK, JETSON_ORIN_NANO] {
+    for spec in BOARDS.map(|(name, cooling)| spec(name, cooling)) {
         let budget = steady(&spec, 35.0, 0.0) + 3.5;
-        let trace = Loop::new(&spec, 35.0, &config(budget)).run(900, |second| second >= 30);
-        assert!(trace.hottest() <= budget + 2.0, "{}: {:.1} over", spec.name, trace.hottest() - budget);
+        let trace = run(&mut closed(&spec, 35.0, &config(budget)), 900, 0.0, |second| second >= 30);
+        assert!(trace.hottest() <= budget + 2.0, "{}: {:.1} over", spec.title, trace.hottest() - budget);
     }
 }
 
 #[test]
 fn when_the_work_ends_the_board_recovers() {
-    let mut closed = Loop::new(&PI5_BARE, 30.0, &config(70.0));
-    closed.run(1200, |_| true);
+    let mut closed = closed(&spec("pi5", "bare"), 30.0, &config(70.0));
+    run(&mut closed, 1200, 0.0, |_| true);
     assert!(closed.throttle.level > 0);
-    closed.run(900, |_| false);
+    run(&mut closed, 900, 0.0, |_| false);
     assert_eq!(closed.throttle, Throttle::default());
 }
 
 #[test]
 fn a_power_budget_holds_and_settles() {
-    for (spec, budget) in [(JETSON_ORIN_NANO, 8.0), (JETSON_ORIN_NANO, 12.0), (X86_FANLESS, 7.0), (X86_FANLESS, 12.0)] {
+    let (orin, pc) = (spec("orin-nano", "case"), spec("mini-pc", "passive"));
+    for (spec, budget) in [(&orin, 8.0), (&orin, 12.0), (&pc, 7.0), (&pc, 12.0)] {
         let config = GovernorConfig { max_watts: Some(budget), ..config(95.0) };
-        let mut closed = Loop::new(&spec, 25.0, &config);
-        let trace = closed.run(1800, |_| true);
-        let (watts, scene) = (mean(last_third(&trace.watts)), format!("{}, {budget} W", spec.name));
+        let mut closed = closed(spec, 25.0, &config);
+        let trace = run(&mut closed, 1800, 0.0, |_| true);
+        let (watts, scene) = (mean(last_third(&trace.watts)), format!("{}, {budget} W", spec.title));
         assert!(watts <= budget * 1.02 && watts >= budget * 0.85, "{scene}: {watts:.2} W");
         let first_minute = mean(&trace.watts[60..120]);
         assert!(first_minute <= budget * 1.05, "{scene}: {first_minute:.2} W in the second minute");
@@ -279,30 +203,67 @@ fn a_power_budget_holds_and_settles() {
     }
 }
 
-/// A board that is quick to warm up, through its files: what is written is what is read, and the budget holds.
+/// Boards that are quick to warm up, through their files: what is written is what is read, and the budget holds.
 #[test]
 fn the_loop_closes_through_the_files() {
-    for spec in [PI5_BARE, JETSON_ORIN_NANO, X86_FANLESS] {
-        let spec = Spec { cores: 1, case_capacity: 8.0, ..spec };
+    for name in jouled::simulate::spec::names() {
+        let description = Description::named(name).unwrap();
+        let mut spec = description.spec(None).unwrap();
+        (spec.cooling.case_capacity, spec.cooling.die_capacity) = (8.0, spec.cooling.die_capacity.max(3.0));
         let root = tempfile::tempdir().unwrap();
         // Below where the simulated firmware would step in.
         let budget = steady(&spec, 30.0, 0.3);
-        let mut closed = Loop::new(&spec, 30.0, &config(budget));
+        let mut closed = closed(&spec, 30.0, &config(budget));
+        let mut tree = Tree::lay_out(&description, &closed.board, root.path()).unwrap();
         let (mut sensors, mut energy, mut cost) = (Sensors::new(root.path(), None), EnergyMeter::default(), None);
         for _ in 0..180 {
-            closed.second(true, |closed| {
-                closed.board.write(root.path()).unwrap();
+            closed.period(true, |closed| {
+                tree.show(&closed.board, closed.mean_watts()).unwrap();
                 let readings = sensors.read(closed.now);
+                assert_eq!(readings.faults, [], "{name}");
                 cost = energy.tick(&readings, closed.now, closed.finished);
                 readings
             });
-            assert!(closed.board.celsius() <= budget + 2.0, "{}: {:.1} °C of {budget:.1}", spec.name, closed.board.celsius());
+            assert!(closed.board.celsius() <= budget + 2.0, "{name}: {:.1} °C of {budget:.1}", closed.board.celsius());
         }
-        assert_eq!((closed.throttle.level > 0, closed.throttle.reason), (true, Reason::Temperature), "{}", spec.name);
-        assert_eq!(cost.is_some(), spec.layout != Layout::RaspberryPi, "{}", spec.name);
+        assert_eq!((closed.throttle.level > 0, closed.throttle.reason), (true, Reason::Temperature), "{name}");
+        assert_eq!(cost.is_some(), !name.starts_with("pi"), "{name}");
         let truth = closed.board.joules() / closed.finished as f64;
-        assert!(cost.is_none_or(|cost| (0.5..2.0).contains(&(cost / truth))), "{}: {cost:?} J, truly {truth} J", spec.name);
+        assert!(cost.is_none_or(|cost| (0.5..2.0).contains(&(cost / truth))), "{name}: {cost:?} J, truly {truth} J");
     }
+}
+
+/// Both runs of a board: ours, and the one that only the firmware slows.
+fn both(spec: &Spec, config: &GovernorConfig, load: Load) -> (Summary, Summary) {
+    let hour = Duration::from_secs(3600);
+    let ours = Loop::new(spec, 25.0, config, load).run(hour, 0.0, Some(|closed: &Loop| Ok::<_, ()>(look(closed)))).unwrap();
+    let free = Loop::new(spec, 25.0, config, load).run(hour, 0.0, None::<fn(&Loop) -> Result<Readings, ()>>).unwrap();
+    (ours.summary(), free.summary())
+}
+
+/// What docs/governor.md says of the cost of staying cool: idling is dearer than a low clock, and a lighter model cheaper.
+#[test]
+fn staying_cool_costs_energy_unless_the_model_is_lighter() {
+    let (spec, budget) = (spec("pi5", "bare"), config(75.0));
+    let per_joule = |ours: &Summary, free: &Summary| free.joules_per_inference.unwrap() / ours.joules_per_inference.unwrap();
+    let (ours, free) = both(&spec, &budget, Load::on_every_core(&spec));
+    assert!(ours.hottest_celsius <= 77.0 && ours.firmware_throttled == 0.0, "{ours:?}");
+    assert!(free.hottest_celsius > 84.0 && free.firmware_throttled > 0.9, "{free:?}");
+    assert!((0.6..0.8).contains(&per_joule(&ours, &free)), "{ours:?} {free:?}");
+    let mut lighter = budget;
+    lighter.levels.iter_mut().skip(1).for_each(|level| level.lighter_model = true);
+    let (ours, free) = both(&spec, &lighter, Load { lighter: 0.4, ..Load::on_every_core(&spec) });
+    assert!(ours.hottest_celsius <= 77.0 && per_joule(&ours, &free) >= 1.3, "{ours:?} {free:?}");
+}
+
+#[test]
+fn a_run_ends_with_the_battery() {
+    let spec = spec("laptop", "passive");
+    let (time, config) = (Duration::from_secs(24 * 3600), config(75.0));
+    let look = Some(|closed: &Loop| Ok::<_, ()>(look(closed)));
+    let trace = Loop::new(&spec, 25.0, &config, Load::on_every_core(&spec)).run(time, 0.0, look).unwrap();
+    let (hours, watts) = (trace.summary().hours, trace.summary().mean_watts);
+    assert!((hours * watts - 50.0).abs() < 0.5, "{hours} h of {watts} W");
 }
 
 /// The status as soon as `holds`; fails after far longer than it can take.
@@ -320,8 +281,9 @@ fn wait_for(governor: &Governor, what: &str, holds: impl Fn(&GovernorStatus) -> 
 #[test]
 fn the_thread_throttles_follows_its_configuration_and_reports_a_lost_sensor() {
     let root = tempfile::tempdir().unwrap();
-    let spec = Spec { cores: 1, ..JETSON_ORIN_NANO };
-    Board::idle(spec.clone(), 80.0).write(root.path()).unwrap();
+    let orin = Description::named("orin-nano").unwrap();
+    let board = |ambient| Board::idle(orin.spec(Some("case")).unwrap(), ambient);
+    let mut tree = Tree::lay_out(&orin, &board(80.0), root.path()).unwrap();
     let pace = Pace::new();
     let fast = GovernorConfig { period: Span::millis(100), sensor_hold: Span::millis(0), ..config(70.0) };
     let governor = Governor::start(fast.clone(), root.path(), Arc::clone(&pace)).unwrap();
@@ -336,10 +298,12 @@ fn the_thread_throttles_follows_its_configuration_and_reports_a_lost_sensor() {
     let free = wait_for(&governor, "freedom", |status| status.throttle == Throttle::default());
     assert!(!free.enabled);
 
-    Board::idle(spec, 20.0).write(root.path()).unwrap();
+    let cool = board(20.0);
+    tree.show(&cool, cool.watts()).unwrap();
     governor.reconfigure(fast);
     wait_for(&governor, "a cool reading", |status| status.readings.celsius.is_some_and(|t| t < 60.0));
-    std::fs::write(root.path().join("sys/class/thermal/thermal_zone0/temp"), "").unwrap();
+    // The zone that is the hottest.
+    std::fs::write(root.path().join("sys/class/thermal/thermal_zone5/temp"), "").unwrap();
     let lost = wait_for(&governor, "the loss", |status| status.throttle.level > 0 && status.throttle.reason == Reason::SensorLost);
     assert!(lost.throttle.text.contains("is empty"), "{}", lost.throttle.text);
     governor.stop();

@@ -10,6 +10,7 @@ mod inspect;
 mod output;
 mod record;
 mod run;
+mod simulate;
 
 use crate::config::value::Size;
 use crate::engine::Limits;
@@ -46,6 +47,8 @@ enum Command {
     Record(record::Args),
     /// Say what this board is, what can be read on it and what not, and what to change.
     Doctor(doctor::Args),
+    /// Try a configuration's budgets on a simulated board, faster than real time, before you buy a fan.
+    Simulate(simulate::Args),
 }
 
 const EXIT_CODES: &str = "Exit codes:
@@ -119,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::main(&args),
         Command::Record(args) => record::main(&args),
         Command::Doctor(args) => doctor::main(&args),
+        Command::Simulate(args) => simulate::main(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

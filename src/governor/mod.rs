@@ -2,9 +2,8 @@
 //!
 //! [`readings`] asks the kernel, [`law`] turns what it says into a level, [`pace`] holds the inference threads to it,
 //! [`energy`] counts joules, and [`thread`] runs the four once a period. `docs/governor.md` has the law as formulas.
-//! [`board`] is a simulated board to try a budget on.
+//! [`crate::simulate`] has boards to try a budget on.
 
-pub mod board;
 pub mod config;
 pub mod energy;
 pub mod law;

@@ -148,3 +148,32 @@ fn doctor_names_what_does_not_work() {
     let advice = diagnosis["advice"].to_string();
     assert!(advice.contains("temperature") && advice.contains("ttyNOWHERE"), "{advice}");
 }
+
+#[test]
+fn simulate_sums_up_writes_rows_and_draws() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = written(&dir, "c.toml", &config(1883, "[inference]\nworkers = 4\n[governor]\nmax_celsius = 70.0\n"));
+    let (csv, svg) = (path(dir.path().join("run.csv")), path(dir.path().join("run.svg")));
+    let args = ["simulate", "--board", "pi5", "--hours", "0.5", "--config", &file, "--csv", &csv, "--svg", &svg, "--json"];
+    let report = json(&args);
+    let (ours, free) = (&report["governed"], &report["firmware_only"]);
+    assert!(ours["hottest_celsius"].as_f64() < Some(72.0) && free["hottest_celsius"].as_f64() > Some(80.0), "{report}");
+    assert!(ours["inferences"].as_u64() > Some(10_000) && report["efficiency_ratio"].is_number(), "{report}");
+    let rows = std::fs::read_to_string(&csv).unwrap();
+    assert_eq!((rows.lines().count(), rows.lines().next().unwrap().split(',').count()), (181, 13));
+    let drawn = std::fs::read_to_string(&svg).unwrap();
+    assert!(drawn.starts_with("<svg") && drawn.contains("max_celsius = 70"), "{drawn}");
+    let fan = run(&["simulate", "--board", "pi5", "--hours", "0.1", "--fan"]);
+    assert!(text(&fan.stdout).contains("Raspberry Pi 5, fan, 25 °C around") && text(&fan.stdout).contains("joules per inference"));
+    for (wrong, code, said) in [
+        (&["--board", "pi6"][..], 2, "pi5, jetson-nano"),
+        (&["--board", "pi5", "--cooling", "water"], 5, "bare, heatsink, fan"),
+        (&["--board", "pi5", "--workers", "5"], 5, "expected 1 to 4 cores together"),
+        (&["--board", "pi5", "--hours", "soon"], 2, "expected a number from 0 to 1000"),
+        (&["--board", "pi5", "--load", "0s"], 5, "--load from 1ms"),
+    ] {
+        let output = run(&[&["simulate"], wrong].concat());
+        assert_eq!(output.status.code(), Some(code), "{wrong:?}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(said), "{wrong:?}: {}", text(&output.stderr));
+    }
+}

@@ -10,16 +10,40 @@ use std::time::Duration;
 
 const CLASS: &str = "sys/class/power_supply";
 
-pub struct Battery;
+/// Kinds of supply that are no battery: the rest of the kernel's `POWER_SUPPLY_TYPE_TEXT`, whose USB kinds are several.
+const OTHERS: [&str; 6] = ["Unknown", "UPS", "Mains", "USB", "Wireless", "BrickID"];
+
+#[derive(Default)]
+pub struct Battery {
+    /// The power was read while the battery drained: not to know it is then a fault.
+    measured: bool,
+}
 
 fn is(path: &Path, file: &str, value: &str) -> bool {
     sysfs::text(&path.join(file)).is_ok_and(|text| text.eq_ignore_ascii_case(value))
 }
 
-fn batteries(root: &Path) -> Vec<PathBuf> {
-    let supplies = sysfs::entries(&root.join(CLASS), "");
-    let ours = |path: &PathBuf| is(path, "type", "Battery") && !is(path, "scope", "Device") && !is(path, "present", "0");
-    supplies.into_iter().filter(ours).collect()
+/// Whether a supply is a battery; not to know it is a fault.
+fn is_battery(supply: &Path) -> Result<bool, Why> {
+    match sysfs::text(&supply.join("type")) {
+        Ok(kind) if kind.eq_ignore_ascii_case("Battery") => Ok(true),
+        Ok(kind) if OTHERS.iter().any(|other| kind.starts_with(other)) => Ok(false),
+        Ok(kind) => Err(Why::Unusable(format!("the supply's type `{kind}` is unknown"))),
+        Err(Why::Missing) if supply.exists() => Err(Why::Unusable("the supply has no type".to_string())),
+        Err(Why::Missing) => Ok(false),
+        Err(why) => Err(why),
+    }
+}
+
+fn batteries(root: &Path) -> Result<Vec<PathBuf>, (PathBuf, Why)> {
+    let mut ours = Vec::new();
+    for supply in sysfs::entries(&root.join(CLASS), "") {
+        if is_battery(&supply).map_err(|why| (supply.join("type"), why))? && !is(&supply, "scope", "Device") && !is(&supply, "present", "0")
+        {
+            ours.push(supply);
+        }
+    }
+    Ok(ours)
 }
 
 /// A charge that is missing where there is a battery is a fault.
@@ -41,13 +65,52 @@ fn discharging(battery: &Path) -> Option<bool> {
 
 /// Drivers disagree about the sign of a discharge.
 fn watts(battery: &Path) -> Result<f64, Why> {
-    let micro = |file: &str, most: f64| sysfs::scaled(&battery.join(file), 1e6, -most, most).map(f64::abs);
-    micro("power_now", 10_000.0).or_else(|_| Ok(micro("voltage_now", 1000.0)? * micro("current_now", 1000.0)?))
+    let micro = |file: &str, least: f64, most: f64| sysfs::scaled(&battery.join(file), 1e6, least, most).map(f64::abs);
+    match micro("power_now", -10_000.0, 10_000.0) {
+        Err(Why::Missing) => Ok(micro("voltage_now", 1.0, 1000.0)? * micro("current_now", -1000.0, 1000.0)?),
+        known => known,
+    }
+}
+
+impl Battery {
+    /// `drains`: whether any battery powers the board, `None` where a status does not say.
+    fn power(&mut self, root: &Path, batteries: &[PathBuf], drains: Option<bool>, into: &mut Readings) {
+        let fault = |into: &mut Readings, why| into.fault_unless_missing(Quantity::Power, format!("/{CLASS}"), why);
+        let drained = batteries.iter().filter(|battery| discharging(battery) == Some(true));
+        match (drains, drained.map(|battery| watts(battery).map_err(|why| (battery, why))).sum::<Result<f64, _>>()) {
+            (Some(true), Ok(watts)) => {
+                self.measured = true;
+                into.offer_power("battery", watts, None);
+            }
+            (Some(true), Err((_, Why::Missing))) if self.measured => fault(into, Why::Unusable("the battery's power is gone".to_string())),
+            (Some(true), Err((battery, why))) => into.fault_unless_missing(Quantity::Power, sysfs::shown(root, battery), why),
+            (None, _) if self.measured => fault(into, Why::Unusable("no status says whether the battery powers the board".to_string())),
+            (None, _) => (),
+            (Some(false), _) => self.measured = false,
+        }
+    }
 }
 
 impl Source for Battery {
     fn read(&mut self, root: &Path, _now: Duration, into: &mut Readings) {
-        let batteries = batteries(root);
+        let batteries = match batteries(root) {
+            Ok(batteries) => batteries,
+            Err((path, why)) => {
+                // It may be the battery that the power came from.
+                if self.measured {
+                    into.fault_unless_missing(Quantity::Power, sysfs::shown(root, &path), why.clone());
+                }
+                return into.fault_unless_missing(Quantity::Battery, sysfs::shown(root, &path), why);
+            }
+        };
+        if batteries.is_empty() {
+            self.measured = false;
+            return;
+        }
+        let states: Vec<Option<bool>> = batteries.iter().map(|battery| discharging(battery)).collect();
+        let drains = states.contains(&Some(true));
+        into.on_battery = if drains { Some(true) } else { states.into_iter().collect::<Option<Vec<bool>>>().map(|_| false) };
+        self.power(root, &batteries, into.on_battery, into);
         let mut sum = 0.0;
         for battery in &batteries {
             match percent(battery) {
@@ -55,21 +118,14 @@ impl Source for Battery {
                 Err(why) => return into.fault_unless_missing(Quantity::Battery, sysfs::shown(root, battery), why),
             }
         }
-        if batteries.is_empty() {
-            return;
-        }
         into.battery_percent = Some(sum / batteries.len() as f64);
-        let states: Vec<Option<bool>> = batteries.iter().map(|battery| discharging(battery)).collect();
-        let drains = states.contains(&Some(true));
-        into.on_battery = if drains { Some(true) } else { states.into_iter().collect::<Option<Vec<bool>>>().map(|_| false) };
-        let power: Result<f64, Why> = batteries.iter().filter(|battery| discharging(battery) == Some(true)).map(|b| watts(b)).sum();
-        if let (true, Ok(watts)) = (drains, power) {
-            into.offer_power("battery", watts, None);
-        }
     }
 
     fn probe(&self, root: &Path) -> Vec<Probe> {
-        let batteries = batteries(root);
+        let batteries = match batteries(root) {
+            Ok(batteries) => batteries,
+            Err((path, why)) => return vec![Probe::new(Quantity::Battery, sysfs::shown(root, &path), Err(why))],
+        };
         if batteries.is_empty() {
             return vec![Probe::new(Quantity::Battery, format!("/{CLASS}/*"), Err(Why::Missing))];
         }
@@ -87,7 +143,7 @@ mod tests {
 
     fn read(root: &Path) -> Readings {
         let mut readings = Readings::default();
-        Battery.read(root, Duration::ZERO, &mut readings);
+        Battery::default().read(root, Duration::ZERO, &mut readings);
         readings
     }
 

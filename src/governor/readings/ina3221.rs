@@ -19,8 +19,8 @@ const AMPERES: (f64, f64) = (-1.0, 100.0);
 pub struct Ina3221 {
     sum: f64,
     samples: u32,
-    /// It was there once: to be gone is then a fault.
-    seen: bool,
+    /// Rails that were added up: with fewer of them the sum would be too low.
+    seen: usize,
 }
 
 struct Rail {
@@ -68,9 +68,13 @@ fn board(rails: Vec<Rail>) -> Vec<Rail> {
     }
 }
 
-/// The board's power now. One part that fails spoils the sum.
-fn watts(root: &Path) -> Result<f64, (String, Why)> {
+/// The board's power now, and of how many rails. One part that fails spoils the sum, and so do fewer than `expected`.
+fn watts(root: &Path, expected: usize) -> Result<(f64, usize), (String, Why)> {
     let rails = board(rails(root));
+    if rails.len() < expected {
+        let why = format!("{} of {expected} rails can be recognized", rails.len());
+        return Err((format!("/{DRIVER}"), Why::Unusable(why)));
+    }
     if rails.is_empty() {
         return Err((format!("/{DRIVER}"), Why::Missing));
     }
@@ -78,7 +82,7 @@ fn watts(root: &Path) -> Result<f64, (String, Why)> {
     for rail in &rails {
         sum += rail.watts().map_err(|why| (rail.path(root), unless_missing(why)))?;
     }
-    Ok(sum)
+    Ok((sum, rails.len()))
 }
 
 /// A labelled rail without a value is a fault.
@@ -88,14 +92,11 @@ fn unless_missing(why: Why) -> Why {
 
 impl Source for Ina3221 {
     fn read(&mut self, root: &Path, _now: Duration, into: &mut Readings) {
-        match watts(root) {
-            Ok(watts) => {
-                self.seen = true;
+        match watts(root, self.seen) {
+            Ok((watts, rails)) => {
+                self.seen = rails;
                 let mean = (self.sum + watts) / f64::from(self.samples + 1);
                 into.offer_power("ina3221", mean, None);
-            }
-            Err((path, Why::Missing)) if self.seen => {
-                into.fault_unless_missing(Quantity::Power, path, Why::Unusable("the monitor is gone".to_string()));
             }
             Err((path, why)) => into.fault_unless_missing(Quantity::Power, path, why),
         }
@@ -103,10 +104,10 @@ impl Source for Ina3221 {
     }
 
     fn sample(&mut self, root: &Path) -> bool {
-        if !self.seen {
+        if self.seen == 0 {
             return false;
         }
-        if let Ok(watts) = watts(root) {
+        if let Ok((watts, _)) = watts(root, self.seen) {
             self.sum += watts;
             self.samples += 1;
         }

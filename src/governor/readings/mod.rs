@@ -11,11 +11,13 @@ mod rapl;
 mod sysfs;
 mod thermal;
 
+pub use pi::firmware_bits;
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 pub use sysfs::Why;
+pub use thermal::{Trip, trips};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -102,9 +104,9 @@ impl Readings {
         }
     }
 
-    /// The first source of power that has one wins.
+    /// The first source of power that has one wins. None takes the place of one that fails: what it sees may be less.
     fn offer_power(&mut self, source: &'static str, watts: f64, joules: Option<f64>) {
-        if self.power_source.is_none() {
+        if self.power_source.is_none() && !self.broken(Quantity::Power) {
             (self.power_source, self.watts, self.joules) = (Some(source), Some(watts), joules);
         }
     }
@@ -153,7 +155,7 @@ fn sources(thermal_zone: Option<&str>) -> Vec<Box<dyn Source>> {
         Box::new(cpufreq::Cpufreq),
         Box::new(pi::Pi),
         Box::new(ina3221::Ina3221::default()),
-        Box::new(battery::Battery),
+        Box::new(battery::Battery::default()),
         Box::new(rapl::Rapl::default()),
     ]
 }

@@ -29,6 +29,11 @@ fn bits(path: &Path) -> Result<u32, Why> {
     u32::from_str_radix(digits, 16).map_err(|_| Why::Unusable(format!("expected hexadecimal bits, found `{text}`")))
 }
 
+/// All of the firmware's bits, those of the past included; `None` where there are none to be had.
+pub fn firmware_bits(root: &Path) -> Option<u32> {
+    bits(&throttled_file(root)?).ok()
+}
+
 /// The alarm of the monitor named `rpi_volt`: the voltage was too low at the driver's last look, a few seconds ago.
 fn alarm_file(root: &Path) -> Option<PathBuf> {
     let monitors = sysfs::entries(&root.join(HWMON), "hwmon");

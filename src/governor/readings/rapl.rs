@@ -26,12 +26,20 @@ pub struct Rapl {
 }
 
 /// The top-level domains that count; `intel-rapl:0:0` is a part of `intel-rapl:0`.
-fn domains(root: &Path) -> Vec<PathBuf> {
+/// A name that cannot be read is a fault: the sum would lack its part.
+fn domains(root: &Path) -> Result<Vec<PathBuf>, (PathBuf, Why)> {
     let top = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().matches(':').count() == 1);
-    let all: Vec<PathBuf> = sysfs::entries(&root.join(CLASS), "intel-rapl:").into_iter().filter(top).collect();
-    let named = |path: &PathBuf, prefix: &str| sysfs::text(&path.join("name")).is_ok_and(|name| name.starts_with(prefix));
-    let platform: Vec<PathBuf> = all.iter().filter(|path| named(path, "psys")).cloned().collect();
-    if platform.is_empty() { all.into_iter().filter(|path| named(path, "package")).collect() } else { platform }
+    let (mut platform, mut packages) = (Vec::new(), Vec::new());
+    for path in sysfs::entries(&root.join(CLASS), "intel-rapl:").into_iter().filter(top) {
+        match sysfs::text(&path.join("name")) {
+            Ok(name) if name.starts_with("psys") => platform.push(path),
+            Ok(name) if name.starts_with("package") => packages.push(path),
+            Ok(_) => (),
+            Err(Why::Missing) => return Err((path, Why::Unusable("the domain has no name".to_string()))),
+            Err(why) => return Err((path, why)),
+        }
+    }
+    Ok(if platform.is_empty() { packages } else { platform })
 }
 
 fn counter(path: PathBuf) -> Result<Counter, (PathBuf, Why)> {
@@ -55,11 +63,14 @@ fn difference(before: i64, after: i64, path: &Path) -> Result<i64, Why> {
 }
 
 impl Rapl {
-    /// Joules since the last read; `None` at the first, and where the domains are not the same.
+    /// Joules since the last read; `None` at the first. Error: the domains are not the same.
     fn advance(&mut self, counters: Vec<Counter>) -> Result<Option<f64>, Why> {
         let before = std::mem::replace(&mut self.counters, counters);
-        if before.is_empty() || !before.iter().map(|c| &c.path).eq(self.counters.iter().map(|c| &c.path)) {
+        if before.is_empty() {
             return Ok(None);
+        }
+        if !before.iter().map(|c| &c.path).eq(self.counters.iter().map(|c| &c.path)) {
+            return Err(Why::Unusable("the domains are not those of before".to_string()));
         }
         let mut sum = 0.0;
         for (before, after) in before.iter().zip(&self.counters) {
@@ -82,7 +93,7 @@ impl Rapl {
 
 impl Source for Rapl {
     fn read(&mut self, root: &Path, now: Duration, into: &mut Readings) {
-        let counters: Result<Vec<Counter>, _> = domains(root).into_iter().map(counter).collect();
+        let counters = domains(root).and_then(|domains| domains.into_iter().map(counter).collect::<Result<Vec<Counter>, _>>());
         let counters = match counters {
             Ok(counters) if counters.is_empty() && self.read_at.is_some() => {
                 let why = Why::Unusable("the counters are gone".to_string());
@@ -101,7 +112,10 @@ impl Source for Rapl {
     }
 
     fn probe(&self, root: &Path) -> Vec<Probe> {
-        let domains = domains(root);
+        let domains = match domains(root) {
+            Ok(domains) => domains,
+            Err((path, why)) => return vec![Probe::new(Quantity::Power, sysfs::shown(root, &path), Err(why))],
+        };
         if domains.is_empty() {
             return vec![Probe::new(Quantity::Power, format!("/{CLASS}/intel-rapl:*"), Err(Why::Missing))];
         }
@@ -149,8 +163,8 @@ mod tests {
     fn the_platform_counts_alone() {
         let root = tree(&PACKAGE);
         write(root.path(), "sys/class/powercap/intel-rapl:1/name", "psys");
-        assert!(domains(root.path())[0].ends_with("intel-rapl:1"));
-        assert_eq!(domains(root.path()).len(), 1);
+        let found = domains(root.path()).unwrap();
+        assert!(found[0].ends_with("intel-rapl:1") && found.len() == 1);
     }
 
     #[test]

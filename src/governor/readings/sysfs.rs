@@ -1,9 +1,11 @@
 //! Small files of the kernel, read with care: they may be missing, forbidden, empty, absurd, or fail while read.
 
+use rustix::fs::OFlags;
 use serde::Serialize;
 use std::fmt;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Why a file gave no value.
@@ -31,10 +33,11 @@ impl fmt::Display for Why {
 /// No sysfs value is longer; more is not read.
 const LONGEST: u64 = 4096;
 
-/// The file's text without surrounding white space; not empty.
+/// The file's text without surrounding white space; not empty. Never waits for a writer, as a pipe in the file's place would have it.
 pub fn text(path: &Path) -> Result<String, Why> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes));
+    let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
+    let read = opened.and_then(|file| file.take(LONGEST).read_to_end(&mut bytes));
     read.map_err(|error| match error.kind() {
         ErrorKind::NotFound => Why::Missing,
         ErrorKind::PermissionDenied => Why::Permission,

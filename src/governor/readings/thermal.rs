@@ -42,6 +42,32 @@ fn zones(root: &Path) -> Vec<Zone> {
     directories.into_iter().map(zone).filter(|zone| !PLACEHOLDERS.contains(&zone.kind.as_str())).collect()
 }
 
+/// A temperature at which the kernel does something by itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trip {
+    /// `type` of the zone.
+    pub zone: String,
+    /// `active` starts a fan, `passive` lowers clocks, `hot` tells, `critical` switches off.
+    pub kind: String,
+    pub celsius: f64,
+}
+
+/// Every trip point that can be, in the order of zones and then of temperatures.
+pub fn trips(root: &Path) -> Vec<Trip> {
+    let mut found = Vec::new();
+    for zone in zones(root) {
+        let kinds = sysfs::entries(&zone.path, "trip_point_").into_iter().filter_map(|path| {
+            let name = path.file_name()?.to_str()?;
+            let celsius = sysfs::scaled(&zone.path.join(format!("{}temp", name.strip_suffix("type")?)), 1000.0, 1.0, 200.0).ok()?;
+            Some(Trip { zone: zone.kind.clone(), kind: sysfs::text(&path).ok()?, celsius })
+        });
+        let mut trips: Vec<Trip> = kinds.collect();
+        trips.sort_by(|a, b| a.celsius.total_cmp(&b.celsius));
+        found.extend(trips);
+    }
+    found
+}
+
 impl Source for Thermal {
     fn read(&mut self, root: &Path, _now: Duration, into: &mut Readings) {
         let mut zones = zones(root);

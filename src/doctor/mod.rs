@@ -1,14 +1,21 @@
 //! What this board is, what can be read on it and what not, and what to change: the findings of `jouled doctor`.
 
+pub mod advice;
+pub mod board;
+pub mod throttling;
+
 use crate::config::Config;
-use crate::governor::{Probe, probe};
+use crate::governor::{GovernorConfig, Probe, Sensors, probe};
 use crate::registry::{Registry, reasons};
 use crate::source::SourceConfig;
+use advice::Seen;
+use board::Board;
 use serde::Serialize;
 use std::fmt;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use throttling::Limits;
 
 /// How long the broker's port may take to answer.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -17,24 +24,14 @@ const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Serialize)]
 pub struct Diagnosis {
     pub board: Board,
+    /// What it is, what can be read, and what will slow it down, in sentences.
+    pub about: Vec<String>,
     /// Sensors of the governor: temperature, clock, power, battery, under-voltage.
     pub readings: Vec<Probe>,
     /// Models, sources and the broker of the configuration, where there is one.
     pub configured: Vec<Finding>,
     /// What to change, in sentences; empty when there is nothing.
     pub advice: Vec<String>,
-}
-
-/// The machine.
-#[derive(Debug, Serialize)]
-pub struct Board {
-    pub name: String,
-    pub arch: &'static str,
-    pub kernel: String,
-    pub cores: usize,
-    pub memory_bytes: Option<u64>,
-    /// CPU features that int8 kernels use.
-    pub cpu_features: Vec<&'static str>,
 }
 
 /// One thing of the configuration that works or does not.
@@ -64,49 +61,19 @@ impl Diagnosis {
             Some(Err(e)) => vec![Finding::new("configuration", Err(e.clone()))],
             Some(Ok(config)) => examine(config, root),
         };
-        let advice = advice(&readings, &configured);
-        Diagnosis { board: Board::look(root), readings, configured, advice }
+        let governor = match &configuration {
+            Some(Ok(config)) => config.governor.clone(),
+            _ => GovernorConfig::default(),
+        };
+        let board = Board::look(root);
+        let limits = Limits::look(root, &board);
+        let about = throttling::about(&board, &limits, &readings, &governor, !matches!(configuration, Some(Ok(_))));
+        let look = Sensors::new(root, governor.thermal_zone.as_deref()).read(Duration::ZERO);
+        let seen =
+            Seen { root, board: &board, limits: &limits, probes: &readings, readings: &look, governor: &governor, configured: &configured };
+        let advice = advice::advice(&seen);
+        Diagnosis { board, about, readings, configured, advice }
     }
-}
-
-impl Board {
-    fn look(root: &Path) -> Board {
-        let read = |path: &str| std::fs::read_to_string(root.join(path)).ok().map(|t| t.trim_end_matches(['\0', '\n']).to_string());
-        let names = ["proc/device-tree/model", "sys/firmware/devicetree/base/model", "sys/class/dmi/id/product_name"];
-        let memory = read("proc/meminfo").and_then(|text| {
-            let kib: u64 = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.split_whitespace().next()?.parse().ok()?;
-            Some(kib * 1024)
-        });
-        Board {
-            name: names.iter().find_map(|path| read(path)).unwrap_or_else(|| "unknown board".into()),
-            arch: std::env::consts::ARCH,
-            kernel: read("proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into()),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_bytes: memory,
-            cpu_features: cpu_features(),
-        }
-    }
-}
-
-macro_rules! detect {
-    ($is:ident: $($feature:tt),*) => {
-        [$(($feature, std::arch::$is!($feature))),*].into_iter().filter_map(|(name, has)| has.then_some(name)).collect()
-    };
-}
-
-#[cfg(target_arch = "x86_64")]
-fn cpu_features() -> Vec<&'static str> {
-    detect!(is_x86_feature_detected: "sse4.1", "avx2", "avxvnni", "avx512vnni")
-}
-
-#[cfg(target_arch = "aarch64")]
-fn cpu_features() -> Vec<&'static str> {
-    detect!(is_aarch64_feature_detected: "neon", "dotprod", "i8mm")
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn cpu_features() -> Vec<&'static str> {
-    Vec::new()
 }
 
 fn examine(config: &Config, root: &Path) -> Vec<Finding> {
@@ -139,36 +106,11 @@ fn reach(host: &str, port: u16) -> Result<String, String> {
     Err(last)
 }
 
-fn advice(readings: &[Probe], configured: &[Finding]) -> Vec<String> {
-    use crate::governor::readings::{Quantity, Why};
-    let has = |quantity: Quantity| readings.iter().any(|p| p.quantity == quantity && p.value.is_some());
-    let mut advice = Vec::new();
-    if !has(Quantity::Temperature) {
-        advice.push("No temperature can be read: the governor cannot keep `max_celsius`. On a virtual machine that is so; on a board, look for /sys/class/thermal.".to_string());
-    }
-    if !has(Quantity::Power) {
-        let denied = readings.iter().any(|p| p.quantity == Quantity::Power && p.why_not == Some(Why::Permission));
-        advice.push(match denied {
-            true => "The power meter is there but may only be read by root: run the daemon with the capability, or change the file's mode by a udev rule.".to_string(),
-            false => "No power can be read: results carry no joules, and `max_watts` has no effect.".to_string(),
-        });
-    }
-    advice.extend(configured.iter().filter(|f| !f.good).map(|f| {
-        let hint = match f.detail.to_ascii_lowercase() {
-            d if d.contains("permission denied") => " Add the daemon's user to the group that owns the device (ls -l shows it).",
-            d if d.contains("connection refused") => " Is the broker running, and does it listen on that address?",
-            _ => "",
-        };
-        format!("{} does not work: {}.{hint}", f.what, f.detail.trim_end_matches('.'))
-    }));
-    advice
-}
-
 impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Board { name, arch, kernel, cores, memory_bytes, cpu_features } = &self.board;
-        let memory = memory_bytes.map_or_else(String::new, |m| format!(", {} MiB", m >> 20));
-        writeln!(f, "{name}: {arch}, {cores} cores{memory}, kernel {kernel}; CPU features: {}", cpu_features.join(" "))?;
+        let Board { arch, kernel, cpu_features, .. } = &self.board;
+        self.about.iter().try_for_each(|sentence| writeln!(f, "{sentence}"))?;
+        writeln!(f, "Kernel {kernel}; {arch} with the CPU features: {}", cpu_features.join(" "))?;
         writeln!(f, "\nReadings")?;
         for probe in &self.readings {
             let value = match (&probe.value, &probe.why_not) {
