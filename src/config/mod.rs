@@ -295,4 +295,14 @@ mod tests {
         let all = annotated().replace("#: ", "").replace("credential = ", "# ").replace("lighter = \"vibration-small\"", "");
         Config::parse(&all).unwrap_or_else(|problems| panic!("{problems:#?}"));
     }
+
+    #[test]
+    fn the_packaged_file_is_good_with_the_codes_defaults_and_its_optional_keys_exist() {
+        let packaged = include_str!("../../package/jouled.toml");
+        let config = Config::parse(packaged).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let shown = Config { models: Vec::new(), node: Config::default().node, ..config };
+        assert_eq!(shown, Config::default());
+        let all = Config::parse(&packaged.replace("#: ", "")).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        assert_eq!((all.models.len(), all.sources.len(), all.mqtt.credential.as_deref()), (3, 1, Some("mqtt-password")));
+    }
 }

@@ -36,7 +36,11 @@ impl Plan {
         let password = match self.password_file()? {
             Some(path) => {
                 let text = std::fs::read_to_string(&path).map_err(|e| format!("password file {}: {e}", path.display()))?;
-                text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t)).unwrap_or(&text).to_string()
+                let password = text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t)).unwrap_or(&text);
+                if password.is_empty() {
+                    return Err(format!("password file {}: expected a password, it is empty", path.display()));
+                }
+                password.to_string()
             }
             None => String::new(),
         };
@@ -108,6 +112,8 @@ mod tests {
         assert_eq!(plan.login().unwrap(), Some(("u".into(), "se cret ".into())));
         std::fs::write(&path, "new").unwrap();
         assert_eq!(plan.login().unwrap(), Some(("u".into(), "new".into())));
+        std::fs::write(&path, "\n").unwrap();
+        assert!(plan.login().unwrap_err().contains("expected a password, it is empty"));
     }
 
     #[test]
