@@ -13,6 +13,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `quantized/` | the operators, one kind a file: from its ONNX node, shape, plain evaluation, kernel |
+//! | `dynamic` | the operator that quantizes its float input itself |
 //! | `lower/view`, `lower/draft`, `lower/fuse` | strides, steps before their kernel is prepared, fusion by rows |
 //! | `step`, `fused` | kernels behind one interface, and several of them as one step |
 //! | `arena`, `plan` | bytes, and where they lie |
@@ -23,6 +24,7 @@
 pub mod affinity;
 pub mod arena;
 mod bench;
+mod dynamic;
 mod error;
 mod fused;
 mod infer;

@@ -5,16 +5,21 @@
 //! makes its input; what is recognised takes its place; what nobody reads any more goes. A group that is not recognised stays as it
 //! is and runs in float.
 
+use super::dynamic;
 use super::error::LoadCause;
 use super::onnx::graph::{Index, input, is_layout, node_name, op_name};
 use super::onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 use super::onnx::{attribute, quantization, tensor};
 use super::quantized::{self, Array, Kind, Operator, QuantizedType, Recognized, expression, table};
 use crate::tensor::Dtype;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::collections::{HashMap, HashSet};
 
 /// Operator type of a recognised node, in the domain [`DOMAIN`]. Files cannot hold it: the domain is refused in them.
 pub const OP_TYPE: &str = "jouled.Quantized";
+/// The same of one that quantizes its input itself.
+pub const DYNAMIC: &str = "jouled.Dynamic";
 /// Domain of recognised nodes.
 pub const DOMAIN: &str = "jouled";
 /// Attribute that holds the [`Operator`], as CBOR.
@@ -122,7 +127,8 @@ impl<'a> Context<'a> {
         self.described_weights(node, slot, self.index.constant_input(node, slot + 1)?, self.index.constant_input(node, slot + 2), axis)
     }
 
-    fn described_weights(
+    /// Those in `slot` of a node, with scales and zero points along `axis`; one of each for all is enough.
+    pub fn described_weights(
         &self,
         node: &NodeProto,
         slot: usize,
@@ -210,8 +216,10 @@ pub fn recognize(model: &mut ModelProto) -> Result<Absorbed, LoadCause> {
     let before: HashSet<String> = graph.node.iter().flat_map(|n| n.output.first().cloned()).collect();
     let mut context = Context { index: Index::new(graph), opset, types: HashMap::new() };
     let mut found: HashMap<String, Found> = HashMap::new();
+    let mut dynamic: HashMap<String, dynamic::Found> = HashMap::new();
     for node in &graph.node {
         let Some(output) = node.output.first() else { continue };
+        dynamic.extend(dynamic::recognize(&context, node).map(|found| (output.clone(), found)));
         let (recognized, ty) = match operator(&mut context, node) {
             Some(found) => found,
             None => {
@@ -223,7 +231,7 @@ pub fn recognize(model: &mut ModelProto) -> Result<Absorbed, LoadCause> {
         let recognized = clamped(&context, &found, compose(&found, recognized, ty), ty);
         found.insert(output.clone(), Found { recognized, output: ty });
     }
-    let mut absorbed: Absorbed = found.keys().cloned().collect();
+    let mut absorbed: Absorbed = found.keys().chain(dynamic.keys()).cloned().collect();
     let bodies = graph.node.iter().any(|node| attribute::graphs(node).next().is_some());
     let same = identities(&found, |value| bodies || graph.output.iter().any(|o| o.name == value));
     for (name, _) in found.values_mut().flat_map(|f| &mut f.recognized.inputs) {
@@ -236,6 +244,9 @@ pub fn recognize(model: &mut ModelProto) -> Result<Absorbed, LoadCause> {
     for node in &mut graph.node {
         if let Some(new) = node.output.first().and_then(|output| found.remove(output)) {
             *node = to_node(node, names.remove(&node.output[0]), new)?;
+        }
+        if let Some(dynamic::Found { dynamic, input, weights }) = node.output.first().and_then(|output| dynamic.remove(output)) {
+            *node = recognized_node(&node.output[0], DYNAMIC, &dynamic.name, &dynamic, vec![input, weights])?;
         }
         for input in &mut node.input {
             while let Some(source) = same.get(input) {
@@ -418,21 +429,26 @@ fn to_node(node: &NodeProto, name: Option<String>, Found { recognized, output }:
     let name = name.unwrap_or_else(|| node_name(node).to_string());
     let (names, types): (Vec<String>, Vec<QuantizedType>) = recognized.inputs.into_iter().unzip();
     let operator = Operator { name: name.clone(), kind: recognized.kind, inputs: types, output };
+    recognized_node(&node.output[0], OP_TYPE, &name, &operator, names.into_iter().chain(recognized.weights).collect())
+}
+
+/// A node that holds a recognised operator.
+fn recognized_node(output: &str, op_type: &str, name: &str, operator: &impl Serialize, input: Vec<String>) -> Result<NodeProto, LoadCause> {
     let mut bytes = Vec::new();
-    ciborium::into_writer(&operator, &mut bytes).map_err(|e| LoadCause::Engine(format!("node `{name}`: {e}")))?;
+    ciborium::into_writer(operator, &mut bytes).map_err(|e| LoadCause::Engine(format!("node `{name}`: {e}")))?;
     Ok(NodeProto {
-        name,
-        op_type: OP_TYPE.to_string(),
+        name: name.to_string(),
+        op_type: op_type.to_string(),
         domain: DOMAIN.to_string(),
-        input: names.into_iter().chain(recognized.weights).collect(),
-        output: node.output.iter().take(1).cloned().collect(),
+        input,
+        output: vec![output.to_string()],
         attribute: vec![AttributeProto { name: OPERATOR.to_string(), s: bytes, ..AttributeProto::default() }],
         ..NodeProto::default()
     })
 }
 
 /// The operator that a recognised node holds.
-pub fn from_node(node: &NodeProto) -> Result<Operator, String> {
+pub fn from_node<T: DeserializeOwned>(node: &NodeProto) -> Result<T, String> {
     let attribute = attribute::find(node, OPERATOR).ok_or("the attribute `operator` is missing")?;
     ciborium::from_reader(&attribute.s[..]).map_err(|e| e.to_string())
 }

@@ -329,20 +329,24 @@ struct Known<'a> {
 impl Known<'_> {
     /// Shapes of real values inside fused groups, which the engine does not have: those of the values around them.
     fn fill(&mut self, nodes: &[DraftNode]) {
+        let makers: HashMap<&str, &str> = nodes.iter().filter_map(|n| Some((n.outputs.first()?.as_str(), n.op_type.as_str()))).collect();
         for node in nodes.iter().rev() {
-            let (Some(input), Some(output)) = (node.inputs.first(), node.outputs.first()) else { continue };
+            let Some(output) = node.outputs.first() else { continue };
             let known = self.shapes.get(output).or_else(|| self.shapes.get(&format!("{output} quantized"))).cloned();
             let Some((_, shape)) = known else { continue };
             self.shapes.entry(output.clone()).or_insert_with(|| ("float32".to_string(), shape.clone()));
-            if keeps_shape(&node.op_type) && self.shape(input).is_empty() {
-                self.shapes.insert(input.clone(), ("float32".to_string(), shape));
+            let like = like_output(node, &makers).filter(|input| self.shape(input).is_empty());
+            if let Some(input) = like {
+                let dtype = if node.op_type == "Cast" { "int32" } else { "float32" };
+                self.shapes.insert(input.clone(), (dtype.to_string(), shape));
             }
         }
         for node in nodes.iter().filter(|n| keeps_shape(&n.op_type)) {
             let (Some(input), Some(output)) = (node.inputs.first(), node.outputs.first()) else { continue };
             let shape = self.shape(input).to_vec();
             if !shape.is_empty() && !self.shapes.contains_key(output) {
-                self.shapes.insert(output.clone(), ("float32".to_string(), shape));
+                let dtype = if node.op_type == "DynamicQuantizeLinear" { "uint8" } else { "float32" };
+                self.shapes.insert(output.clone(), (dtype.to_string(), shape));
             }
         }
     }
@@ -390,7 +394,20 @@ impl Known<'_> {
 
 /// Operators whose output has the shape of their first input.
 fn keeps_shape(op: &str) -> bool {
-    matches!(op, "QuantizeLinear" | "DequantizeLinear" | "Relu" | "Clip" | "LeakyRelu" | "Sigmoid" | "HardSigmoid" | "Tanh" | "Softmax")
+    let quantization = matches!(op, "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear" | "Cast");
+    quantization || matches!(op, "Relu" | "Clip" | "LeakyRelu" | "Sigmoid" | "HardSigmoid" | "Tanh" | "Softmax")
+}
+
+/// The input of the shape that the output has. Of the sum and product behind an integer product it is the one that comes from
+/// there; `makers` are the operators by their first output.
+fn like_output<'a>(node: &'a DraftNode, makers: &HashMap<&str, &str>) -> Option<&'a String> {
+    let made_by = |op: &str| node.inputs.iter().find(|input| makers.get(input.as_str()) == Some(&op));
+    match node.op_type.as_str() {
+        "Mul" => made_by("Cast"),
+        "Add" => made_by("Mul"),
+        op if keeps_shape(op) => node.inputs.first(),
+        _ => None,
+    }
 }
 
 /// True for the `QuantizeLinear` of an input that the engine takes already quantized.

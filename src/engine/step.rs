@@ -142,6 +142,15 @@ impl Step for kernels::MatMul {
     }
 }
 
+impl Step for kernels::Dynamic {
+    by_parts!(kernels::Dynamic);
+    weighted!();
+
+    fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], parts: Range<usize>, scratch: &mut [u8]) {
+        kernels::Dynamic::run(self, inputs[0], output, parts, scratch);
+    }
+}
+
 impl Step for kernels::Add {
     by_rows!();
 

@@ -2,11 +2,13 @@
 //! thread: as its author wrote it, quantized groups being float operators between casts, or recognised, each operator by its plain
 //! evaluation.
 
+mod dynamic;
 pub mod lowering;
 pub mod operator;
 mod qdq;
 mod ranked;
 
+use super::dynamic::Dynamic;
 use super::error::{LoadCause, RunError, no_panic};
 use super::limits::Limits;
 use super::onnx::boundary::Output;
@@ -15,7 +17,8 @@ use super::onnx::pb::{ModelProto, ValueInfoProto};
 use super::onnx::tensor::MAX_DIM;
 use super::program::{Executor, Memory, Program};
 use super::quantized::NATIVE;
-use super::recognize::OP_TYPE;
+use super::quantized::Operator;
+use super::recognize::{DYNAMIC, OP_TYPE};
 use super::report::{EngineNode, Placement};
 use super::spread::Spread;
 use crate::config::value::Size;
@@ -34,6 +37,7 @@ static ONNX: LazyLock<Onnx> = LazyLock::new(|| {
     onnx.op_register.insert("DequantizeLinear", qdq::dequantize_linear);
     onnx.op_register.insert("LayerNormalization", ranked::layer_norm);
     onnx.op_register.insert(OP_TYPE, operator::build);
+    onnx.op_register.insert(DYNAMIC, dynamic::build);
     onnx
 });
 
@@ -62,7 +66,7 @@ const ML: [&str; 6] =
 /// Whether `op` of `domain` (`""` is ONNX's own) can run: by tract, or as one of our own operators.
 pub fn supports(domain: &str, op: &str) -> bool {
     match domain {
-        "" => op != OP_TYPE && (ONNX.op_register.0.contains_key(op)),
+        "" => ![OP_TYPE, DYNAMIC].contains(&op) && (ONNX.op_register.0.contains_key(op)),
         "ai.onnx.ml" => ML.contains(&op),
         "com.microsoft" if NATIVE.contains(&op) => true,
         "com.microsoft" => MICROSOFT.contains(&op) && ONNX.op_register.0.contains_key(op),
@@ -171,7 +175,9 @@ fn blame(model: &ModelProto, why: String) -> LoadCause {
     match found {
         Some((at, why)) => {
             let node = &graph.node[at];
-            let op = super::recognize::from_node(node).map_or_else(|_| op_name(node), |operator| operator.kind_name().to_string());
+            let ours = super::recognize::from_node::<Operator>(node).map(|op| op.kind_name());
+            let ours = ours.or_else(|_| super::recognize::from_node::<Dynamic>(node).map(|op| op.kind_name()));
+            let op = ours.map_or_else(|_| op_name(node), str::to_string);
             LoadCause::Node { node: node_name(node).to_string(), op, why }
         }
         None => LoadCause::Engine(why),

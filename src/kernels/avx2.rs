@@ -16,7 +16,7 @@
 //!
 //! Every loop works on raw pointers after one check of the whole strip ([`Strip::check`], [`Depthwise::check`]).
 
-use super::conv::{Kernel, Strip};
+use super::conv::{After, Kernel, Strip};
 use super::depthwise::Depthwise;
 use super::pack::{LANES, NarrowRule, Style, Weights};
 use super::portable::Portable;
@@ -242,8 +242,14 @@ struct Shared<'a, const VECTORS: usize> {
     columns: usize,
     /// Bytes from one pixel to the next: input (half of what it is in the widened one), output, residual.
     steps: [usize; 3],
-    quant: &'a OutputQuant,
-    add: Option<&'a AddQuant>,
+    after: Then<'a>,
+}
+
+/// [`After`] without what differs from tile to tile.
+enum Then<'a> {
+    Quantize,
+    Add(&'a OutputQuant, &'a AddQuant),
+    Sums,
 }
 
 impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
@@ -264,17 +270,21 @@ impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
                 scale[v] = _mm256_loadu_ps(strip.block.scale[v * 8..][..8].as_ptr());
             }
         }
-        let add = strip.residual.as_ref().map(|r| r.add);
+        let unused = OutputQuant::full(0);
+        let (after, last, residual) = match &strip.after {
+            After::Quantize(quant) => (Then::Quantize, *quant, 0),
+            After::Add(quant, residual) => (Then::Add(quant, residual.add), &residual.add.output, residual.grid.step_x),
+            After::Sums => (Then::Sums, &unused, 0),
+        };
         Shared {
             narrow: (narrow, weights.0),
             wide: (wide, weights.1),
             bias,
             scale,
-            finish: Finish::new(add.map_or(strip.quant, |add| &add.output)),
+            finish: Finish::new(last),
             columns: strip.block.columns,
-            steps: [strip.windows.step_x, strip.pixels.step_x, strip.residual.as_ref().map_or(0, |r| r.grid.step_x)],
-            quant: strip.quant,
-            add,
+            steps: [strip.windows.step_x, strip.pixels.step_x, residual],
+            after,
         }
     }
 }
@@ -285,9 +295,9 @@ impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
 /// `strip.check()` passed; `VECTORS * 8` are the block's lanes.
 #[target_feature(enable = "avx2")]
 unsafe fn pixels<const VECTORS: usize>(strip: &mut Strip<'_>) {
-    let shared = Shared::<VECTORS>::new(strip);
     let output = strip.output.as_mut_ptr();
-    let residual = strip.residual.as_ref().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
+    let shared = Shared::<VECTORS>::new(strip);
+    let residual = strip.residual().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
     let all_wide = shared.narrow.0.is_empty();
     let full = shared.columns == VECTORS * 8;
     let (height, width) = strip.rows();
@@ -365,28 +375,51 @@ unsafe fn tile<const VECTORS: usize, const FULL: bool, const PIXELS: usize>(shar
             wide(shared.wide.0, shared.wide.1, &windows(at.window, shared.steps[0] * 2), &mut acc);
         }
         let columns = if FULL { VECTORS * 8 } else { shared.columns };
-        match shared.add {
-            None => {
+        match shared.after {
+            Then::Quantize => {
                 for acc in &mut acc {
                     for (acc, &scale) in acc.iter_mut().zip(&shared.scale) {
                         *acc = scaled(*acc, scale);
                     }
                 }
             }
-            Some(add) => {
+            Then::Add(quant, add) => {
                 for (p, acc) in acc.iter_mut().enumerate() {
                     let other = others(at.residual.add(p * shared.steps[2]), columns);
-                    *acc = plus(add, shared.quant, *acc, shared.scale, other);
+                    *acc = plus(add, quant, *acc, shared.scale, other);
                 }
             }
+            Then::Sums => {}
         }
-        emit(&shared.finish, acc, at.pixel, shared.steps[1], columns);
+        match shared.after {
+            Then::Sums => acc.iter().enumerate().for_each(|(p, acc)| put_sums(acc, at.pixel.add(p * shared.steps[1]), columns)),
+            _ => emit(&shared.finish, acc, at.pixel, shared.steps[1], columns),
+        }
         at.bytes = at.bytes.wrapping_add(PIXELS * shared.steps[0]);
         at.window = at.window.wrapping_add(PIXELS * shared.steps[0] * 2);
         at.pixel = at.pixel.wrapping_add(PIXELS * shared.steps[1]);
         at.residual = at.residual.wrapping_add(PIXELS * shared.steps[2]);
     }
     PIXELS
+}
+
+/// Writes the first `columns` of a pixel's sums.
+///
+/// # Safety
+/// `columns * 4` bytes at `to` are writable, `columns <= VECTORS * 8`.
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+unsafe fn put_sums<const VECTORS: usize>(acc: &[__m256i; VECTORS], to: *mut u8, columns: usize) {
+    let (a, b) = (acc[0], acc[VECTORS - 1]);
+    // One vector holds channels 0 to 7, two hold 0-3, 8-11 and 4-7, 12-15.
+    let inner = if VECTORS == 1 { a } else { _mm256_permute2x128_si256::<0x20>(a, b) };
+    let mut all = [0u8; 64];
+    // SAFETY: the array has 64 bytes; the function's contract.
+    unsafe {
+        _mm256_storeu_si256(all.as_mut_ptr().cast(), inner);
+        _mm256_storeu_si256(all.as_mut_ptr().add(32).cast(), _mm256_permute2x128_si256::<0x31>(a, b));
+        std::ptr::copy_nonoverlapping(all.as_ptr(), to, 4 * columns);
+    }
 }
 
 /// No instruction: the compiler must have every sum in a register here. Left to itself it mixes the steps of a loop, runs out of

@@ -184,14 +184,34 @@ pub(crate) struct Strip<'a> {
     pub bytes_before: usize,
     pub output: &'a mut [u8],
     pub pixels: Grid,
-    pub quant: &'a OutputQuant,
-    pub residual: Option<Residual<'a>>,
+    pub after: After<'a>,
+}
+
+/// What becomes of the sums.
+pub(crate) enum After<'a> {
+    /// Bytes.
+    Quantize(&'a OutputQuant),
+    /// Bytes, to which a residual is added.
+    Add(&'a OutputQuant, Residual<'a>),
+    /// Nothing: the output holds 32-bit numbers, little-endian.
+    Sums,
+}
+
+impl After<'_> {
+    /// Bytes of one output value.
+    pub fn size(&self) -> usize {
+        if matches!(self, After::Sums) { 4 } else { 1 }
+    }
 }
 
 impl Strip<'_> {
+    pub fn residual(&self) -> Option<&Residual<'_>> {
+        if let After::Add(_, residual) = &self.after { Some(residual) } else { None }
+    }
+
     /// Height and width to loop over: one long row where rows follow each other without a gap everywhere.
     pub fn rows(&self) -> (usize, usize) {
-        let grids = [Some(self.windows), Some(self.pixels), self.residual.as_ref().map(|r| r.grid)];
+        let grids = [Some(self.windows), Some(self.pixels), self.residual().map(|r| r.grid)];
         let seamless = grids.into_iter().flatten().all(|grid| grid.step_y == self.width * grid.step_x);
         if seamless { (1, self.height * self.width) } else { (self.height, self.width) }
     }
@@ -199,17 +219,21 @@ impl Strip<'_> {
     /// True where a requantized value may exceed 32 bits before it is clamped.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
     pub fn is_loud(&self) -> bool {
-        self.block.loud || self.residual.as_ref().is_some_and(|r| r.add.is_loud())
+        match &self.after {
+            After::Quantize(_) => self.block.loud,
+            After::Add(_, residual) => self.block.loud || residual.add.is_loud(),
+            After::Sums => false,
+        }
     }
 
     /// Panics unless every byte that the loops touch is inside its buffer. Loops may read one group past a window's span
-    /// (`SLACK` covers it) and touch exactly `columns` bytes of an output pixel.
+    /// (`SLACK` covers it) and touch exactly `columns` values of an output pixel.
     pub fn check(&self) {
         let width = if matches!(self.block.weights(), Weights::Narrow(_)) { 1 } else { 2 };
         let end = self.windows.last(self.height, self.width) + self.block.span();
         assert!(end * width <= self.input.len() && end + self.bytes_before <= self.bytes.len());
-        assert!(self.pixels.last(self.height, self.width) + self.block.columns <= self.output.len());
-        if let Some(residual) = &self.residual {
+        assert!(self.pixels.last(self.height, self.width) + self.block.columns * self.after.size() <= self.output.len());
+        if let Some(residual) = self.residual() {
             let bytes = residual.bytes.map_or(self.output.len(), <[u8]>::len);
             assert!(residual.grid.last(self.height, self.width) + self.block.columns <= bytes);
         }
@@ -271,6 +295,8 @@ pub struct Conv {
     chunk: usize,
     quant: OutputQuant,
     residual: Option<(AddQuant, Layout)>,
+    /// Made by [`Conv::prepare_sums`].
+    sums: bool,
     macs: u64,
 }
 
@@ -280,8 +306,17 @@ const CHUNK_ELEMENTS: usize = 64 << 10;
 impl Conv {
     /// Checks `params` and packs them for `isa`.
     pub fn prepare(isa: Isa, params: &ConvParams) -> Result<Conv, Error> {
+        Conv::pack(isa, params, false)
+    }
+
+    /// The same for [`Conv::run_sums`]; multipliers, range and zero point of the output do not matter then.
+    pub(crate) fn prepare_sums(isa: Isa, params: &ConvParams) -> Result<Conv, Error> {
+        Conv::pack(isa, params, true)
+    }
+
+    fn pack(isa: Isa, params: &ConvParams, sums: bool) -> Result<Conv, Error> {
         params.check()?;
-        let body = with_kernel!(isa, k => body(k, params)?);
+        let body = with_kernel!(isa, k => if sums { dense(k, params)? } else { body(k, params)? });
         let kernel_rows = (params.kernel[0] - 1) * params.dilation[0] + 1;
         let row = params.input.row_stride();
         let rows = (CHUNK_ELEMENTS / row).saturating_sub(kernel_rows) / params.stride[0] + 1;
@@ -297,6 +332,7 @@ impl Conv {
             chunk: rows.min(params.output.height),
             quant: params.quant,
             residual: params.residual,
+            sums,
             macs: params.macs(),
         })
     }
@@ -348,17 +384,28 @@ impl Conv {
     pub fn run(&self, input: &[u8], output: &mut [u8], rows: Range<usize>, residual: Option<&[u8]>, scratch: &mut [u8]) {
         assert!(rows.start < rows.end && rows.end <= self.output.height, "rows {rows:?} of {}", self.output.height);
         assert!(input.len() >= self.input.bytes() && output.len() >= self.output.rows(rows.clone()).len());
-        with_kernel!(self.isa, k => self.run_on(k, input, output, rows.clone(), residual, scratch));
+        let base = self.output.rows(rows.clone()).start;
+        with_kernel!(self.isa, k => self.run_on(k, input, (&mut *output, base), rows.clone(), residual, scratch));
         let zero = self.residual.map_or(self.quant.zero_point, |(add, _)| add.output.zero_point);
         self.output.fill_border(rows, output, store(zero));
     }
 
+    /// The sums of output rows `rows` themselves, bias included: `output` are their little-endian 32-bit numbers, dense
+    /// `[row][column][channel]`.
+    pub(crate) fn run_sums(&self, input: &[u8], output: &mut [u8], rows: Range<usize>, scratch: &mut [u8]) {
+        assert!(self.sums && rows.start < rows.end && rows.end <= self.output.height, "rows {rows:?} of {}", self.output.height);
+        assert!(input.len() >= self.input.bytes());
+        let base = self.sums_grid(rows.start, 0, 0).base;
+        with_kernel!(self.isa, k => self.run_on(k, input, (output, base), rows, None, scratch));
+    }
+
+    /// `output` is sliced at its second half.
     #[inline(always)]
     fn run_on<K: Kernel>(
         &self,
         kernel: K,
         input: &[u8],
-        output: &mut [u8],
+        (output, base): (&mut [u8], usize),
         rows: Range<usize>,
         residual: Option<&[u8]>,
         scratch: &mut [u8],
@@ -376,12 +423,12 @@ impl Conv {
                 kernel.widen(&input[window.clone()], wide);
             }
             for block in blocks {
-                let (bytes, base) = match block.weights() {
+                let (bytes, before) = match block.weights() {
                     Weights::Narrow(_) => (input, 0),
                     Weights::Wide(_) | Weights::Mixed(..) => (&*wide, window.start),
                 };
-                let inputs = [(bytes, base), (input, base)];
-                let mut strip = self.strip(block, chunk.clone(), inputs, output, self.output.rows(rows.clone()).start, residual);
+                let inputs = [(bytes, before), (input, before)];
+                let mut strip = self.strip(block, chunk.clone(), inputs, output, base, residual);
                 kernel.strip(&mut strip);
             }
         }
@@ -399,7 +446,11 @@ impl Conv {
         residual: Option<&'a [u8]>,
     ) -> Strip<'a> {
         let base = self.origin + rows.start * self.steps[0] - input_base;
-        let residual = self.residual(residual, rows.start, block.channel, output_base);
+        let (pixels, after) = match self.residual(residual, rows.start, block.channel, output_base) {
+            _ if self.sums => (self.sums_grid(rows.start, block.channel, output_base), After::Sums),
+            None => (Grid::of(&self.output, rows.start, block.channel, output_base), After::Quantize(&self.quant)),
+            Some(residual) => (Grid::of(&self.output, rows.start, block.channel, output_base), After::Add(&self.quant, residual)),
+        };
         Strip {
             block,
             height: rows.len(),
@@ -409,10 +460,16 @@ impl Conv {
             bytes,
             bytes_before,
             output,
-            pixels: Grid::of(&self.output, rows.start, block.channel, output_base),
-            quant: &self.quant,
-            residual,
+            pixels,
+            after,
         }
+    }
+
+    /// Where the sums of a row lie in a dense tensor whose bytes are sliced at `sliced_at`.
+    fn sums_grid(&self, row: usize, channel: usize, sliced_at: usize) -> Grid {
+        let step_x = 4 * self.output.channels;
+        let step_y = step_x * self.output.width;
+        Grid { base: row * step_y + 4 * channel - sliced_at, step_y, step_x }
     }
 
     fn job<'a>(
@@ -452,7 +509,7 @@ impl Conv {
     }
 }
 
-fn body<K: Kernel>(_: K, params: &ConvParams) -> Result<Body, Error> {
+fn body<K: Kernel>(kernel: K, params: &ConvParams) -> Result<Body, Error> {
     if params.is_depthwise() {
         return Ok(Body::Depthwise(Box::new(Depthwise::pack(params)?)));
     }
@@ -461,6 +518,10 @@ fn body<K: Kernel>(_: K, params: &ConvParams) -> Result<Body, Error> {
     {
         return Ok(Body::Winograd(Box::new(wg)));
     }
+    dense(kernel, params)
+}
+
+fn dense<K: Kernel>(_: K, params: &ConvParams) -> Result<Body, Error> {
     let mut blocks = Vec::new();
     let out_per_group = params.output.channels / params.groups;
     for group in 0..params.groups {

@@ -111,6 +111,11 @@ impl Import {
         Ok(Import { isa, order: simplest(order, &output), element, output, border: store(zero_point) })
     }
 
+    /// The same for a float tensor with another scale and zero point.
+    pub(crate) fn quantizing(&self, scale: f32, zero_point: i8) -> Import {
+        Import { element: Element::Float { scale, zero_point }, border: store(zero_point), ..self.clone() }
+    }
+
     /// Bytes of the dense tensor.
     pub fn input_bytes(&self) -> usize {
         self.output.height * self.output.width * self.output.channels * self.element.size()

@@ -7,6 +7,7 @@
 //! | `reference` | every operator in its plainest form: the specification and the oracle |
 //! | `pack` | weights in the order the inner loops read them, and which of them are exact in which loop |
 //! | `conv`, `depthwise`, `pool`, `elementwise` | an operator: parameters checked and packed at load, then a lean `run` |
+//! | `dynamic` | convolutions and products of float tensors that are quantized as they come |
 //! | `winograd` | wide 3x3 convolutions with a quarter of the multiplications, still exact |
 //! | `binary`, `softmax`, `layer_norm`, `resize`, `matmul`, `conv_transpose` | further operators, in plain Rust |
 //! | `dense`, `gather` | tensors in and out of their layouts, copies, rearrangements |
@@ -33,6 +34,7 @@ mod conv;
 mod conv_transpose;
 mod dense;
 mod depthwise;
+mod dynamic;
 mod elementwise;
 mod gather;
 mod layer_norm;
@@ -67,6 +69,7 @@ pub use binary::{Binary, BinaryQuant};
 pub use conv::{Conv, ConvParams};
 pub use conv_transpose::{ConvTranspose, ConvTransposeParams};
 pub use dense::{Element, Export, Import, Order};
+pub use dynamic::{Dynamic, DynamicParams, dynamic_quantization};
 pub use elementwise::{Add, Table};
 pub use gather::{CopyInto, Gather};
 pub use layer_norm::{LayerNorm, LayerNormParams};

@@ -9,7 +9,7 @@
 //!
 //! Wide: `SMLAL` on 16-bit pairs, with the same two partial sums. Depthwise: see [`depthwise`].
 
-use super::conv::{Grid, Kernel, Strip};
+use super::conv::{After, Grid, Kernel, Strip};
 use super::depthwise::Depthwise;
 use super::pack::{GROUP, LANES, NarrowRule, Run, Style, Weights};
 use super::{AddQuant, OutputQuant};
@@ -21,7 +21,7 @@ mod depthwise;
 mod epilogue;
 
 pub(crate) use depthwise::ByteTaps;
-use epilogue::{Finish, get, plus, scaled};
+use epilogue::{Finish, get, plus, put_sums, scaled};
 
 /// Proof that the CPU has NEON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,26 +199,36 @@ struct Shared<'a> {
     finish: Finish,
     lanes: usize,
     columns: usize,
-    quant: &'a OutputQuant,
-    add: Option<&'a AddQuant>,
+    after: Then<'a>,
+}
+
+/// [`After`] without what differs from tile to tile.
+enum Then<'a> {
+    Quantize,
+    Add(&'a OutputQuant, &'a AddQuant),
+    Sums,
 }
 
 impl<'a> Shared<'a> {
     #[target_feature(enable = "neon")]
     fn new(strip: &Strip<'a>, weights: *const i8, element: usize) -> Self {
         let block = strip.block;
-        let add = strip.residual.as_ref().map(|r| r.add);
+        let unused = OutputQuant::full(0);
+        let (after, last) = match &strip.after {
+            After::Quantize(quant) => (Then::Quantize, *quant),
+            After::Add(quant, residual) => (Then::Add(quant, residual.add), &residual.add.output),
+            After::Sums => (Then::Sums, &unused),
+        };
         Shared {
             runs: block.runs(),
             weights,
             group: block.lanes() * 4 * element,
             bias: &block.bias,
             scale: &block.scale,
-            finish: Finish::new(add.map_or(strip.quant, |add| &add.output)),
+            finish: Finish::new(last),
             lanes: block.lanes(),
             columns: block.columns,
-            quant: strip.quant,
-            add,
+            after,
         }
     }
 
@@ -231,7 +241,7 @@ impl<'a> Shared<'a> {
     unsafe fn emit<const QUADS: usize, const PIXELS: usize>(&self, acc: [[int32x4_t; QUADS]; PIXELS], lane: usize, at: &[Place; PIXELS]) {
         // SAFETY: scale has 16 lanes; the lanes are part of `columns` where all are written.
         unsafe {
-            if self.add.is_some() || self.columns < lane + 4 * QUADS {
+            if !matches!(self.after, Then::Quantize) || self.columns < lane + 4 * QUADS {
                 return acc.into_iter().enumerate().for_each(|(p, acc)| self.emit_one(acc, lane, at[p]));
             }
             let scale: [float32x4_t; QUADS] = std::array::from_fn(|q| vld1q_f32(self.scale.as_ptr().add(lane + 4 * q)));
@@ -242,7 +252,7 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// The same for one pixel: with a residual, or with lanes past the last column.
+    /// The same for one pixel: what is not only requantized, or has lanes past the last column.
     ///
     /// # Safety
     /// `at` is the place of one of the strip's pixels.
@@ -254,13 +264,14 @@ impl<'a> Shared<'a> {
         // SAFETY: scale has 16 lanes; `count` bytes from `lane` are part of `columns`, which the output and the residual have.
         unsafe {
             let scale = |q: usize| vld1q_f32(self.scale.as_ptr().add(lane + 4 * q));
-            let values: [int32x4_t; QUADS] = match self.add {
-                None => std::array::from_fn(|q| scaled(acc[q], scale(q))),
-                Some(add) => {
+            let values: [int32x4_t; QUADS] = match self.after {
+                Then::Sums => return put_sums(&acc, at.pixel.wrapping_add(4 * lane), count),
+                Then::Quantize => std::array::from_fn(|q| scaled(acc[q], scale(q))),
+                Then::Add(quant, add) => {
                     let other = get(residual, count);
                     let others = [vmovl_s8(vget_low_s8(other)), vmovl_high_s8(other)];
                     let quad = |q: usize| if q.is_multiple_of(2) { vget_low_s16(others[q / 2]) } else { vget_high_s16(others[q / 2]) };
-                    std::array::from_fn(|q| plus(add, self.quant, acc[q], scale(q), quad(q)))
+                    std::array::from_fn(|q| plus(add, quant, acc[q], scale(q), quad(q)))
                 }
             };
             self.finish.write(&values, to, count);
@@ -304,7 +315,7 @@ impl Cursor {
     fn new(strip: &mut Strip<'_>, element: usize) -> Cursor {
         let (height, width) = strip.rows();
         let output = strip.output.as_mut_ptr();
-        let residual = strip.residual.as_ref().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
+        let residual = strip.residual().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
         let (from, other) = residual.unwrap_or((output, Grid { base: 0, step_y: 0, step_x: 0 }));
         let first = Place { window: strip.input.as_ptr().cast(), pixel: output, residual: from };
         let grids = [(strip.windows, element), (strip.pixels, 1), (other, 1)];

@@ -1,6 +1,6 @@
 //! Inner loops in plain Rust: what runs where no other file fits, and small enough to read as a second specification.
 
-use super::conv::{Kernel, Strip};
+use super::conv::{After, Kernel, Strip};
 use super::depthwise::{DW_LANES, Depthwise};
 use super::pack::{GROUP, LANES, NarrowRule, Style, Weights};
 use super::{load, store, widen};
@@ -49,16 +49,24 @@ fn accumulate(strip: &Strip<'_>, window: usize, acc: &mut [i32; LANES]) {
     }
 }
 
-/// Requantizes one pixel's sums and writes them.
+/// Writes what becomes of one pixel's sums.
 fn emit(strip: &mut Strip<'_>, acc: [i32; LANES], y: usize, x: usize) {
+    let to = strip.pixels.at(y, x);
     for column in 0..strip.block.columns {
         let lane = strip.block.lane(column);
-        let mut value = strip.quant.finish(acc[lane] as f32 * strip.block.scale[lane]);
-        if let Some(residual) = &strip.residual {
-            let other = residual.bytes.unwrap_or(strip.output)[residual.grid.at(y, x) + column];
-            value = residual.add.apply(value, load(other));
-        }
-        strip.output[strip.pixels.at(y, x) + column] = store(value);
+        let scaled = acc[lane] as f32 * strip.block.scale[lane];
+        let value = match &strip.after {
+            After::Quantize(quant) => quant.finish(scaled),
+            After::Add(quant, residual) => {
+                let other = residual.bytes.unwrap_or(strip.output)[residual.grid.at(y, x) + column];
+                residual.add.apply(quant.finish(scaled), load(other))
+            }
+            After::Sums => {
+                strip.output[to + 4 * column..][..4].copy_from_slice(&acc[lane].to_le_bytes());
+                continue;
+            }
+        };
+        strip.output[to + column] = store(value);
     }
 }
 

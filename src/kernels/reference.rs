@@ -5,8 +5,8 @@
 
 use super::softmax::exponentials;
 use super::{
-    AddQuant, Between, BinaryQuant, ConvParams, ConvTransposeParams, LayerNormParams, MatMulParams, MulQuant, OutputQuant, PoolKind,
-    PoolParams, SoftmaxQuant,
+    AddQuant, Between, BinaryQuant, ConvParams, ConvTransposeParams, DynamicParams, LayerNormParams, MatMulParams, MulQuant, OutputQuant,
+    PoolKind, PoolParams, SoftmaxQuant, dynamic_quantization,
 };
 
 /// Value at (y, x, channel), coordinates possibly outside.
@@ -33,6 +33,28 @@ pub fn requantize(acc: i64, multiplier: f32, quant: &OutputQuant) -> i8 {
 
 /// Convolution of any kernel, stride, dilation, padding and group count; depthwise, pointwise and matrix product included.
 pub fn conv2d(p: &ConvParams, input: &[i8]) -> Vec<i8> {
+    let quantized = |(i, sum)| requantize(sum, p.multipliers[i % p.output.channels], &p.quant);
+    sums(p, input).into_iter().enumerate().map(quantized).collect()
+}
+
+/// Scale and zero point (as int8) of a float tensor's own range.
+pub fn own_quantization(tensor: &[f32]) -> (f32, i8) {
+    let extreme = |pick: fn(f32, f32) -> f32| tensor.iter().copied().fold(0.0, pick);
+    dynamic_quantization(extreme(f32::min), extreme(f32::max))
+}
+
+/// The same of a float tensor, quantized with this scale and zero point, to a float tensor; both `[height, width, channels]`.
+pub fn dynamic(p: &DynamicParams, (scale, zero): (f32, i8), input: &[f32]) -> Vec<f32> {
+    let input: Vec<i8> = input.iter().map(|x| quantize(x / scale, &OutputQuant::full(zero))).collect();
+    let real = |(i, sum): (usize, i64)| {
+        let o = i % p.conv.output.channels;
+        sum as i32 as f32 * (scale * p.weight_scales[o]) + p.bias[o]
+    };
+    sums(&ConvParams { input_zero: zero, ..p.conv.clone() }, &input).into_iter().enumerate().map(real).collect()
+}
+
+/// The exact sums of a convolution.
+fn sums(p: &ConvParams, input: &[i8]) -> Vec<i64> {
     let geometry = Geometry { height: p.input.height, width: p.input.width, channels: p.input.channels };
     let (out_channels, in_per_group) = (p.output.channels, p.input.channels / p.groups);
     let out_per_group = out_channels / p.groups;
@@ -52,7 +74,7 @@ pub fn conv2d(p: &ConvParams, input: &[i8]) -> Vec<i8> {
                         }
                     }
                 }
-                out.push(requantize(acc, p.multipliers[o], &p.quant));
+                out.push(acc);
             }
         }
     }

@@ -96,13 +96,13 @@ pub(super) fn weights(random: &mut Random, count: usize) -> Vec<i16> {
 
 /// Owns what a [`ConvParams`] borrows.
 pub(super) struct ConvCase {
-    params: ConvParams<'static>,
+    pub params: ConvParams<'static>,
     input: Vec<i8>,
     residual: Option<Vec<i8>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub(super) enum Kind {
     Pointwise,
     Dense,
     Grouped,
@@ -139,7 +139,7 @@ fn shape(random: &mut Random, kind: Kind) -> ([usize; 3], usize, usize, [usize; 
 }
 
 impl ConvCase {
-    fn random(random: &mut Random, kind: Kind) -> ConvCase {
+    pub fn random(random: &mut Random, kind: Kind) -> ConvCase {
         let ([height, width, channels], out_channels, groups, kernel) = shape(random, kind);
         let stride = if random.chance(2) { [1, 1] } else { [random.range(1..3), 2] };
         let stride = if matches!(kind, Kind::Depthwise) { [stride[1]; 2] } else { stride };

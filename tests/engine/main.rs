@@ -4,6 +4,7 @@ mod bad;
 mod bad_operators;
 mod build;
 mod damage;
+mod dynamic;
 mod net;
 mod oracle;
 mod report;

@@ -314,6 +314,15 @@ impl Lowering {
         output.value
     }
 
+    /// Adds a step from a native tensor to a native float32 tensor of `shape`.
+    pub fn push_native(&mut self, draft: Box<dyn Draft>, input: Value, shape: &[usize]) -> Result<Value, String> {
+        let read = self.native(input)?;
+        let bytes = 4 * shape.iter().product::<usize>();
+        let storage = self.storage(bytes);
+        self.record(self.name.clone(), draft, vec![read], vec![storage], vec![Layout::new(1, 1, bytes); 2]);
+        Ok(self.value(Known { shape: shape.to_vec(), native: Some(storage), ..Known::default() }))
+    }
+
     fn copy(&mut self, id: usize, roles: &Roles, border: Border, ty: QuantizedType) -> Result<Image, String> {
         let known = &self.values[id];
         if known.images.is_empty() {

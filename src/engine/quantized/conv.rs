@@ -50,13 +50,14 @@ pub fn native(context: &Context, node: &NodeProto) -> Option<(Recognized, Quanti
 }
 
 impl Conv {
-    fn new(node: &NodeProto, weights: &[usize], product: Product) -> Option<Conv> {
+    /// With the geometry of a node whose weights have the shape `weights`.
+    pub fn new(node: &NodeProto, weights: &[usize], product: Product) -> Option<Conv> {
         let groups = usize::try_from(attribute::int(node, "group", 1)).ok().filter(|&g| g > 0)?;
         Some(Conv { window: Window::of(node, weights.get(2..)?)?, groups, product })
     }
 
     /// Geometry, and the layouts of input and output without borders.
-    fn fit(&self, input: &[usize], weights: &[usize]) -> Result<(Fitted, Layout, Layout), String> {
+    pub fn fit(&self, input: &[usize], weights: &[usize]) -> Result<(Fitted, Layout, Layout), String> {
         let axes = self.window.kernel.len();
         if input.len() != axes + 2 || weights.len() != axes + 2 {
             return Err(format!("input of shape {input:?} and weights of shape {weights:?}: expected {} axes", axes + 2));

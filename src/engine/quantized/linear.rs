@@ -70,7 +70,7 @@ pub fn native(context: &Context, node: &NodeProto) -> Option<(Recognized, Quanti
 
 impl Linear {
     /// Rows, depth and columns.
-    fn sizes(&self, input: &[usize], weights: &[usize]) -> Result<[usize; 3], String> {
+    pub fn sizes(&self, input: &[usize], weights: &[usize]) -> Result<[usize; 3], String> {
         let [depth, columns] = match weights {
             [k, n] if !self.transposed => [*k, *n],
             [n, k] => [*k, *n],
@@ -85,7 +85,7 @@ impl Linear {
     }
 
     /// The same product as a pointwise convolution.
-    fn conv(&self) -> Conv {
+    pub fn conv(&self) -> Conv {
         let window =
             Window { kernel: vec![1, 1], stride: vec![1, 1], dilation: vec![1, 1], padding: Padding::Explicit(vec![0; 4]), ceil: false };
         Conv { window, groups: 1, product: self.product.clone() }

@@ -12,7 +12,7 @@ pub mod conv;
 mod conv_transpose;
 pub mod expression;
 mod layer_norm;
-mod linear;
+pub mod linear;
 mod matmul;
 mod pool;
 pub mod product;

@@ -1,6 +1,7 @@
 //! Walks a tract model and builds a [`Lowering`]: recognised operators become kernel steps, everything between them becomes
 //! islands that tract runs.
 
+use super::dynamic::DynamicallyQuantized;
 use super::operator::{Quantized, to_array};
 use super::qdq::{Dequantize, Quantize};
 use super::{concrete, dtype};
@@ -81,7 +82,8 @@ impl Walk<'_> {
             return Ok(());
         }
         let known = |walk: &Self| node.inputs.iter().all(|i| walk.values.contains_key(i) || walk.is_constant(*i));
-        let ours = node.op_is::<Quantized>() || node.op_is::<Quantize>() || node.op_is::<Dequantize>();
+        let ours =
+            node.op_is::<Quantized>() || node.op_is::<DynamicallyQuantized>() || node.op_is::<Quantize>() || node.op_is::<Dequantize>();
         if ours && !known(self) {
             self.flush()?;
         }
@@ -119,6 +121,11 @@ impl Walk<'_> {
             }));
         }
         let Some(value) = first else { return Ok(None) };
+        if let Some(DynamicallyQuantized(op)) = node.op_as::<DynamicallyQuantized>() {
+            let Some(weights) = &self.model.outlet_fact(node.inputs[1])?.konst else { return Ok(None) };
+            let (shape, weights) = (shape(self.model, node.inputs[0])?, to_array(weights)?);
+            return Ok(op.lower(&mut self.lowering, value, &shape, &weights).ok());
+        }
         if let Some(quantize) = node.op_as::<Quantize>() {
             let float = self.model.outlet_fact(node.inputs[0])?.datum_type == f32::datum_type();
             let ty = quantize.per_tensor().filter(|_| float);

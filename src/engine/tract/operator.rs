@@ -11,7 +11,7 @@ use tract_onnx::tract_hir::internal::{Expansion, InferenceOp, InferenceResult, S
 
 /// Builder for tract's operator register.
 pub fn build(_: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    let operator = recognize::from_node(node).map_err(|why| format_err!("{why}"))?;
+    let operator: Operator = recognize::from_node(node).map_err(|why| format_err!("{why}"))?;
     Ok((expand(Quantized(Arc::new(operator))), vec![]))
 }
 
@@ -54,7 +54,8 @@ impl Expansion for Quantized {
     }
 }
 
-fn concrete(dims: &[TDim]) -> TractResult<Vec<usize>> {
+/// The sizes of a shape that is known.
+pub fn concrete(dims: &[TDim]) -> TractResult<Vec<usize>> {
     let dims = dims.iter().map(|d| Ok(d.to_i64()?)).collect::<TractResult<Vec<i64>>>()?;
     crate::engine::onnx::tensor::shape(&dims).map_err(|why| format_err!("{why}"))
 }

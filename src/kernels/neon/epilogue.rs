@@ -95,6 +95,21 @@ unsafe fn put_some(to: *mut u8, bytes: int8x16_t, count: usize) {
     }
 }
 
+/// Writes the first `count` sums.
+///
+/// # Safety
+/// `count * 4` bytes at `to` are writable, `count <= QUADS * 4 <= 16`.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn put_sums<const QUADS: usize>(sums: &[int32x4_t; QUADS], to: *mut u8, count: usize) {
+    let mut all = [0i32; 16];
+    // SAFETY: the array has 16 numbers; the function's contract.
+    unsafe {
+        sums.iter().enumerate().for_each(|(q, &sums)| vst1q_s32(all.as_mut_ptr().add(4 * q), sums));
+        std::ptr::copy_nonoverlapping(all.as_ptr().cast(), to, 4 * count);
+    }
+}
+
 /// Reads `count` bytes; what the rest holds does not matter.
 ///
 /// # Safety
