@@ -77,7 +77,8 @@ impl ConvParams<'_> {
         ky * self.dilation[0] * self.input.row_stride() + kx * self.dilation[1] * self.input.pixel_stride
     }
 
-    fn check(&self) -> Result<(), Error> {
+    /// Fails where a size does not fit, a weight or scale is out of range, or the input lacks its border.
+    pub(crate) fn check(&self) -> Result<(), Error> {
         self.input.check()?;
         self.output.check()?;
         for axis in 0..2 {

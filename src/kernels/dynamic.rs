@@ -13,7 +13,8 @@
 use super::compiled::Loops;
 use super::conv::{Conv, ConvParams, equal, taps_first};
 use super::dense::{Element, Import, Order};
-use super::{Error, Isa, Layout, check_scale};
+use super::rows::{STEP, step_at};
+use super::{Error, Isa, Layout, check_scale, load};
 use std::ops::Range;
 
 /// A dynamically quantized convolution as the model states it.
@@ -51,13 +52,21 @@ pub fn dynamic_quantization(smallest: f32, largest: f32) -> (f32, i8) {
 #[derive(Clone, Debug)]
 pub struct Dynamic {
     isa: Isa,
-    conv: Conv,
+    sums: Sums,
     import: Import,
     order: Order,
     image: Layout,
+    output: Layout,
     channels: Vec<Channel>,
     /// Output rows done at once.
     chunk: usize,
+}
+
+/// What makes the sums of products.
+#[derive(Clone, Debug)]
+enum Sums {
+    Dense(Conv),
+    Depthwise(Box<Depthwise>),
 }
 
 /// What an output channel's sums become.
@@ -84,7 +93,10 @@ impl Dynamic {
     pub fn prepare(isa: Isa, params: &DynamicParams) -> Result<Dynamic, Error> {
         params.check()?;
         let (image, output) = (params.conv.input, params.conv.output);
-        let conv = Conv::prepare_sums(isa, &params.conv)?;
+        let sums = match params.conv.is_depthwise() {
+            true => Sums::Depthwise(Box::new(Depthwise::new(&params.conv)?)),
+            false => Sums::Dense(Conv::prepare_sums(isa, &params.conv)?),
+        };
         let import = Import::prepare(isa, params.order, Element::Float { scale: 1.0, zero_point: 0 }, image, 0)?;
         let channel = |o: usize| Channel {
             weight_sum: taps_first(&params.conv, o).iter().map(|&w| i32::from(w)).sum(),
@@ -95,11 +107,11 @@ impl Dynamic {
         let chunk = (SUMS / (output.width * output.channels)).clamp(1, output.height);
         let flat = output.channels == 1 || output.height * output.width == 1;
         let order = if flat { Order::Pixels } else { params.order };
-        Ok(Dynamic { isa, conv, import, order, image, channels, chunk })
+        Ok(Dynamic { isa, sums, import, order, image, output, channels, chunk })
     }
 
     fn output(&self) -> &Layout {
-        self.conv.output()
+        &self.output
     }
 
     /// Parts that the work can be split into: rows, or one where the result is planes.
@@ -115,17 +127,24 @@ impl Dynamic {
 
     /// Multiply-accumulates of all parts.
     pub fn macs(&self) -> u64 {
-        self.conv.macs()
+        match &self.sums {
+            Sums::Dense(conv) => conv.macs(),
+            Sums::Depthwise(dw) => (self.output.height * self.output.width * self.output.channels * dw.taps.len()) as u64,
+        }
     }
 
     /// Bytes of packed weights.
     pub fn weight_bytes(&self) -> usize {
-        self.conv.weight_bytes()
+        match &self.sums {
+            Sums::Dense(conv) => conv.weight_bytes(),
+            Sums::Depthwise(dw) => size_of_val(&dw.weights[..]),
+        }
     }
 
     /// Bytes of scratch that one thread's [`Dynamic::run`] needs.
     pub fn scratch_bytes(&self) -> usize {
-        self.image.bytes() + self.sums_bytes() + self.conv.scratch_bytes()
+        let own = if let Sums::Dense(conv) = &self.sums { conv.scratch_bytes() } else { 0 };
+        self.image.bytes() + self.sums_bytes() + own
     }
 
     fn sums_bytes(&self) -> usize {
@@ -134,7 +153,11 @@ impl Dynamic {
 
     /// What runs, for reports.
     pub fn describe(&self) -> String {
-        format!("{}, input quantized as it comes", self.conv.describe())
+        let sums = match &self.sums {
+            Sums::Dense(conv) => conv.describe(),
+            Sums::Depthwise(_) => format!("{} depthwise", self.isa.name()),
+        };
+        format!("{sums}, input quantized as it comes")
     }
 
     /// Computes `parts`. `input` is the whole dense tensor, `output` the bytes that [`Dynamic::owned`] names.
@@ -153,9 +176,73 @@ impl Dynamic {
             let chunk = start..(start + self.chunk).min(rows.end);
             let pixels = (start - rows.start) * self.output().width..(chunk.end - rows.start) * self.output().width;
             let sums = &mut sums[..4 * pixels.len() * self.channels.len()];
-            self.conv.run_sums(image, sums, chunk, scratch);
+            match &self.sums {
+                Sums::Dense(conv) => conv.run_sums(image, sums, chunk, scratch),
+                Sums::Depthwise(dw) => self.isa.compiled(DepthwiseRows { dw, image, sums: sums.as_chunks_mut().0, rows: chunk }),
+            }
             let sums = sums.as_chunks().0;
             self.isa.compiled(Reals { op: self, sums, scale, zero, pixels, output: output.as_chunks_mut().0 });
+        }
+    }
+}
+
+/// A depthwise convolution's sums, in plain Rust.
+#[derive(Clone, Debug)]
+struct Depthwise {
+    /// `[tap][channel]`, the channels filled up with zeros to whole steps.
+    weights: Vec<[i16; STEP]>,
+    /// Input byte of each tap, from the window's first.
+    taps: Vec<usize>,
+    /// Input byte of the first window, and from one to the next, down and to the right.
+    origin: usize,
+    steps: [usize; 2],
+    width: usize,
+    channels: usize,
+}
+
+impl Depthwise {
+    fn new(params: &ConvParams) -> Result<Depthwise, Error> {
+        params.check()?;
+        let [height, width] = params.kernel;
+        let (channels, taps) = (params.output.channels, height * width);
+        let weight = |tap: usize, c: usize| if c < channels { params.weights[c * taps + tap] } else { 0 };
+        let step = |tap: usize, first: usize| std::array::from_fn(|lane| weight(tap, first + lane));
+        Ok(Depthwise {
+            weights: (0..taps).flat_map(|tap| (0..channels).step_by(STEP).map(move |first| step(tap, first))).collect(),
+            taps: (0..taps).map(|tap| params.tap(tap / width, tap % width)).collect(),
+            origin: params.origin(),
+            steps: params.steps(),
+            width: params.output.width,
+            channels,
+        })
+    }
+}
+
+struct DepthwiseRows<'a> {
+    dw: &'a Depthwise,
+    image: &'a [u8],
+    /// `[row][column][channel]` of the rows.
+    sums: &'a mut [[u8; 4]],
+    rows: Range<usize>,
+}
+
+impl Loops for DepthwiseRows<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let DepthwiseRows { dw, image, sums, rows } = self;
+        let steps = dw.channels.div_ceil(STEP);
+        let pixels = rows.flat_map(|y| (0..dw.width).map(move |x| (y, x)));
+        for ((y, x), sums) in pixels.zip(sums.chunks_exact_mut(dw.channels)) {
+            let window = dw.origin + y * dw.steps[0] + x * dw.steps[1];
+            for (step, sums) in sums.chunks_mut(STEP).enumerate() {
+                let mut acc = [0i32; STEP];
+                for (tap, &at) in dw.taps.iter().enumerate() {
+                    let bytes: [u8; STEP] = step_at(image, window + at + step * STEP);
+                    let weights = &dw.weights[tap * steps + step];
+                    (0..STEP).for_each(|lane| acc[lane] = acc[lane].wrapping_add(i32::from(load(bytes[lane])) * i32::from(weights[lane])));
+                }
+                sums.iter_mut().zip(acc).for_each(|(sum, acc)| *sum = acc.to_le_bytes());
+            }
         }
     }
 }
