@@ -3,7 +3,7 @@
 
     python export.py FOLDER [NET ...]
 
-writes FOLDER/NET.f32.onnx and one FOLDER/NET.FLAVOUR.onnx for each of FLAVOURS; without NET, every network.
+writes FOLDER/NET.f32.onnx and one FOLDER/NET.FLAVOUR.onnx for each of FLAVOURS and for DYNAMIC; without NET, every network.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 from torch.nn.utils import fusion
@@ -45,6 +45,9 @@ FLAVOURS = {
     # Weights with zero points: what onnxruntime recommends where uint8 x int8 saturates.
     "qdq.u8-u8": {"quant_format": QDQ, "activation_type": UINT8, "weight_type": UINT8},
 }
+
+# quantize_dynamic: activations are quantized when they come, by their own range.
+DYNAMIC = "dyn.u8"
 
 
 def random_module(net: Net) -> nn.Module:
@@ -97,7 +100,10 @@ class Calibration(CalibrationDataReader):
 
 
 def quantize(net: Net, source: Path, target: Path, flavour: str):
-    quantize_static(source, target, Calibration(net.shape), **FLAVOURS[flavour])
+    if flavour == DYNAMIC:
+        quantize_dynamic(source, target, weight_type=UINT8)
+    else:
+        quantize_static(source, target, Calibration(net.shape), **FLAVOURS[flavour])
 
 
 def main() -> int:
@@ -114,7 +120,7 @@ def main() -> int:
     for name in args.nets or NETS:
         source = args.folder / f"{name}.f32.onnx"
         export_float(NETS[name], source)
-        for flavour in FLAVOURS:
+        for flavour in (*FLAVOURS, DYNAMIC):
             target, start = args.folder / f"{name}.{flavour}.onnx", time.monotonic()
             try:
                 quantize(NETS[name], source, target, flavour)

@@ -559,7 +559,9 @@ pub(crate) fn taps_first(params: &ConvParams, channel: usize) -> Vec<i16> {
     let depth = params.input.channels / params.groups;
     let taps = params.kernel[0] * params.kernel[1];
     let weights = &params.weights[channel * depth * taps..][..depth * taps];
-    (0..taps * depth).map(|i| weights[i % depth * taps + i / depth]).collect()
+    let mut out = Vec::with_capacity(taps * depth);
+    (0..taps).for_each(|tap| out.extend(weights.iter().skip(tap).step_by(taps)));
+    out
 }
 
 /// Longest read past the end of a run: the rest of its last group.

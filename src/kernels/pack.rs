@@ -225,11 +225,13 @@ fn groups(stretches: &[Stretch], columns: &[Vec<i16>], order: &[usize]) -> Vec<G
     let mut out = Vec::new();
     for stretch in stretches {
         for at in (0..stretch.length).step_by(GROUP) {
-            let weight = |lane: usize, k: usize| {
-                let inside = at + k < stretch.length;
-                columns.get(order[lane]).filter(|_| inside).map_or(0, |column| column[stretch.first + at + k])
-            };
-            let weights = (0..order.len() * GROUP).map(|i| weight(i / GROUP, i % GROUP)).collect();
+            let length = GROUP.min(stretch.length - at);
+            let mut weights = vec![0; order.len() * GROUP];
+            for (weights, &column) in weights.chunks_exact_mut(GROUP).zip(order) {
+                if let Some(column) = columns.get(column) {
+                    weights[..length].copy_from_slice(&column[stretch.first + at..][..length]);
+                }
+            }
             out.push(Group { offset: stretch.offset + at, weights });
         }
     }
@@ -264,7 +266,9 @@ fn choose(rule: NarrowRule, stretches: &[Stretch], mut groups: Vec<Group>) -> Ch
 }
 
 fn narrow(groups: &[Group]) -> Vec<i8> {
-    groups.iter().flat_map(|g| &g.weights).map(|&w| w as i8).collect()
+    let mut out = Vec::with_capacity(groups.iter().map(|g| g.weights.len()).sum());
+    groups.iter().for_each(|g| out.extend(g.weights.iter().map(|&w| w as i8)));
+    out
 }
 
 /// One run a stretch, then one a split group, neighbours joined.
@@ -281,8 +285,11 @@ fn runs(stretches: &[Stretch], rest: &[Group]) -> Vec<Run> {
 }
 
 fn wide(groups: &[Group]) -> Vec<i16> {
-    let halves = groups.iter().flat_map(|g| [0, 2].map(|half| (g, half)));
-    halves.flat_map(|(g, half)| g.weights.chunks_exact(GROUP).flat_map(move |w| [w[half], w[half + 1]])).collect()
+    let mut out = Vec::with_capacity(groups.iter().map(|g| g.weights.len()).sum());
+    for (group, half) in groups.iter().flat_map(|g| [(g, 0), (g, 2)]) {
+        group.weights.chunks_exact(GROUP).for_each(|weights| out.extend_from_slice(&weights[half..half + 2]));
+    }
+    out
 }
 
 /// Largest sum of one sign in a pair whose products with a byte stay in 16 bits.

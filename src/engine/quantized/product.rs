@@ -60,7 +60,8 @@ impl Product {
 
     /// What kernels take of `weights`, in their order; `channel(i)` is the output channel, of `channels`, of element `i`.
     pub fn numbers(&self, op: &Operator, weights: &Array, channels: usize, channel: impl Fn(usize) -> usize) -> Numbers {
-        let zero = |i: usize| i16::from(self.weight_zeros[channel(i) % self.weight_zeros.len()]);
+        let symmetric = self.weight_zeros.iter().all(|&zero| zero == 0);
+        let zero = |i: usize| if symmetric { 0 } else { i16::from(self.weight_zeros[channel(i) % self.weight_zeros.len()]) };
         let scale = |c: usize| self.weight_scales[c % self.weight_scales.len()];
         Numbers {
             weights: weights.values.iter().enumerate().map(|(i, &w)| i16::from(w) - zero(i)).collect(),
