@@ -67,7 +67,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         return output::print(&engine::bench(&model, threads, effort).map_err(failed)?, args.json);
     }
     let other = inspect::load(&args.model, &args.limits.limits(), Engine::Tract)?;
-    let [ours, tract] = engine::bench_in_turns([&model, &other], threads, Effort::Time(time)).map_err(failed)?;
+    let [ours, tract] = engine::bench_in_turns([&model, &other], threads, time).map_err(failed)?;
     output::print(&Comparison { ratio: tract.min_us / ours.min_us, ours, tract }, args.json)
 }
 

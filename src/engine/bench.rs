@@ -84,24 +84,39 @@ impl Effort {
 
 /// Runs `model` three times to warm up, then measures each run of the engine.
 pub fn bench(model: &Model, threads: usize, effort: Effort) -> Result<BenchResult, RunError> {
-    let [result] = bench_in_turns([model], threads, effort)?;
-    Ok(result)
+    let mut session = warm(model, threads)?;
+    let mut times = Vec::new();
+    measure(&mut session, effort, &mut times)?;
+    Ok(summarize(model, session.threads(), &mut times))
 }
 
-/// The same for several models, a run of each in turn: what the machine does meanwhile meets all of them.
+/// Times runs one after the other.
+fn measure(session: &mut Session, effort: Effort, times: &mut Vec<Duration>) -> Result<(), RunError> {
+    let (start, before) = (Instant::now(), times.len());
+    while !effort.is_done(times.len() - before, start) {
+        let begin = Instant::now();
+        session.run()?;
+        times.push(begin.elapsed());
+    }
+    Ok(())
+}
+
+/// Turns that each of several models gets.
+const TURNS: u32 = 3;
+
+/// The same for several models for about `time` in all, in turns: what else the machine does meets all of them. A turn begins with
+/// a run that does not count, because the others have filled the caches.
 pub fn bench_in_turns<const MODELS: usize>(
     models: [&Model; MODELS],
     threads: usize,
-    effort: Effort,
+    time: Duration,
 ) -> Result<[BenchResult; MODELS], RunError> {
     let mut sessions = models.iter().map(|model| warm(model, threads)).collect::<Result<Vec<Session>, _>>()?;
     let mut times = models.map(|_| Vec::new());
-    let start = Instant::now();
-    while !effort.is_done(times[0].len(), start) {
+    for _ in 0..TURNS {
         for (session, times) in sessions.iter_mut().zip(&mut times) {
-            let begin = Instant::now();
             session.run()?;
-            times.push(begin.elapsed());
+            measure(session, Effort::Time(time / TURNS / MODELS as u32), times)?;
         }
     }
     Ok(std::array::from_fn(|i| summarize(models[i], sessions[i].threads(), &mut times[i])))
