@@ -93,6 +93,25 @@ fn cases(default: u32) -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 
+/// Damages a network, then loads it and runs it where it still loads.
+fn survives(mut proto: ModelProto, damages: &[u64]) -> Result<(), TestCaseError> {
+    note_our_panics();
+    PANICKED.take();
+    damages.iter().for_each(|&seed| damage(&mut proto, &mut Dice(seed)));
+    let limits = Limits { max_memory: Size::mib(32), ..Limits::default() };
+    let run = || {
+        if let Ok(model) = Model::from_bytes(&build::bytes(&proto), "damaged", &limits) {
+            let mut session = model.session(1).unwrap();
+            (0..model.inputs().len()).for_each(|input| session.input_mut(input).fill(0x5A));
+            let _ = session.run();
+        }
+    };
+    let caught = std::panic::catch_unwind(run);
+    let noted = PANICKED.take();
+    prop_assert!(caught.is_ok() && noted.is_none(), "{noted:?}\n{}", crate::oracle::picture(&proto));
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(300), max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -102,21 +121,12 @@ proptest! {
         seed in any::<u32>(),
         damages in prop::collection::vec(any::<u64>(), 1..4),
     ) {
-        note_our_panics();
-        PANICKED.take();
         let genes: Vec<Gene> = genes;
-        let mut proto = network(seed, &genes);
-        damages.iter().for_each(|&seed| damage(&mut proto, &mut Dice(seed)));
-        let limits = Limits { max_memory: Size::mib(32), ..Limits::default() };
-        let run = || {
-            if let Ok(model) = Model::from_bytes(&build::bytes(&proto), "damaged", &limits) {
-                let mut session = model.session(1).unwrap();
-                (0..model.inputs().len()).for_each(|input| session.input_mut(input).fill(0x5A));
-                let _ = session.run();
-            }
-        };
-        let caught = std::panic::catch_unwind(run);
-        let noted = PANICKED.take();
-        prop_assert!(caught.is_ok() && noted.is_none(), "{noted:?}\n{}", crate::oracle::picture(&proto));
+        survives(network(seed, &genes), &damages)?;
+    }
+
+    #[test]
+    fn damaged_dynamic_networks_never_make_us_panic(which in any::<usize>(), damages in prop::collection::vec(any::<u64>(), 1..4)) {
+        survives(crate::dynamic::example(which), &damages)?;
     }
 }

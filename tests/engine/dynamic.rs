@@ -79,6 +79,33 @@ impl Net<'_> {
     }
 }
 
+/// A product or a convolution, the same for the same number.
+pub fn example(number: usize) -> ModelProto {
+    let dice = &mut Dice(number as u64);
+    let (unsigned, per_channel) = (number & 2 > 0, number & 4 > 0);
+    let net = match number & 1 {
+        0 => Net {
+            integer: node("MatMulInteger", &[], &[]),
+            input: &[1, 4, 9],
+            weights: &[9, 5],
+            output: &[1, 4, 5],
+            unsigned,
+            per_channel,
+            bias: (number & 8 > 0).then_some(&[5][..]),
+        },
+        _ => Net {
+            integer: with_ints(node("ConvInteger", &[], &[]), "pads", &[1, 1, 1, 1]),
+            input: &[1, 3, 5, 6],
+            weights: &[4, 3, 3, 3],
+            output: &[1, 4, 5, 6],
+            unsigned,
+            per_channel,
+            bias: (number & 8 > 0).then_some(&[1, 4, 1, 1][..]),
+        },
+    };
+    net.proto(dice)
+}
+
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
