@@ -6,14 +6,15 @@
 //! set the duty stays as it was, so nothing is ever faster than the law allows.
 //!
 //! A cap outlives the process that wrote it. So what was found is noted in [`NOTE`] before the first write and put back when
-//! nothing throttles any more, on [`release`](ClockLever::release) and on drop; after a death the next start puts it back.
+//! nothing throttles any more, on [`release`](ClockLever::release) and on drop; after a death the next start puts it back. The note
+//! is locked as long as its process lives, so that a second one leaves it alone.
 
 use super::readings::sysfs::{self, Why};
 use super::throttle::Throttle;
 use log::{info, warn};
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -32,13 +33,15 @@ pub struct ClockLever {
     cores: Vec<usize>,
     /// What is lowered now; empty: nothing.
     lowered: Vec<Policy>,
+    /// Locked while something is lowered.
+    note: Option<File>,
     fault: Option<String>,
 }
 
 impl ClockLever {
     /// For the CPUs `cores`, all if there is none, below `root`. Puts back what an earlier process left lowered.
     pub fn new(root: impl Into<PathBuf>, cores: &[usize]) -> ClockLever {
-        let lever = ClockLever { root: root.into(), cores: cores.to_vec(), lowered: Vec::new(), fault: None };
+        let lever = ClockLever { root: root.into(), cores: cores.to_vec(), lowered: Vec::new(), note: None, fault: None };
         if let Err(why) = put_back_leftovers(&lever.root) {
             warn!("an earlier process lowered the clock, and it cannot be put back: {why}");
         }
@@ -57,7 +60,7 @@ impl ClockLever {
     }
 
     fn try_to_note(&self) -> Result<(), String> {
-        note(&self.root, &writable(&self.root, &self.cores)?)?;
+        drop(note(&self.root, &writable(&self.root, &self.cores)?)?);
         forget(&self.root)
     }
 
@@ -87,6 +90,7 @@ impl ClockLever {
         }
         let failed: Vec<String> = lowered.iter().filter_map(|policy| policy.put_back().err()).collect();
         let forgotten = if failed.is_empty() { forget(&self.root) } else { Err(failed.join("; ")) };
+        self.note = None;
         if let Err(why) = forgotten {
             warn!("the clock is not put back to what it was, the next start tries again: {why}");
         }
@@ -102,7 +106,7 @@ impl ClockLever {
             if policies.iter().all(|policy| policy.choose(share) == policy.found) {
                 return Ok(());
             }
-            note(&self.root, &policies)?;
+            self.note = Some(note(&self.root, &policies)?);
             self.lowered = policies;
         }
         for policy in &mut self.lowered {
@@ -128,6 +132,9 @@ impl Drop for ClockLever {
 
 /// What a process that died has left lowered.
 fn put_back_leftovers(root: &Path) -> Result<(), String> {
+    if others(root) {
+        return Ok(());
+    }
     let noted = noted(root)?;
     if noted.is_empty() {
         return Ok(());
@@ -139,9 +146,9 @@ fn put_back_leftovers(root: &Path) -> Result<(), String> {
     forget(root)
 }
 
-/// Whether the clock could be set; the error names the file.
+/// Whether the clock can be set, or is by another process; the error names the file.
 pub fn check(root: &Path, cores: &[usize]) -> Result<(), String> {
-    writable(root, cores).map(|_| ())
+    if others(root) { Ok(()) } else { writable(root, cores).map(|_| ()) }
 }
 
 /// CPUs that share a clock. Frequencies in kHz.
@@ -209,7 +216,7 @@ impl Policy {
 }
 
 /// For writing; never waits for a reader, as a pipe in the file's place would have it.
-fn open(file: &Path) -> io::Result<std::fs::File> {
+fn open(file: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).truncate(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(file)
 }
 
@@ -295,13 +302,29 @@ fn noted(root: &Path) -> Result<BTreeMap<String, u64>, String> {
     text.lines().map(|line| entry(line).ok_or_else(|| bad(line))).collect()
 }
 
-/// Complete or not at all, whenever the process dies.
-fn note(root: &Path, policies: &[Policy]) -> Result<(), String> {
+/// Whether the note is that of a living process, or of another user's.
+fn others(root: &Path) -> bool {
+    match OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(root.join(NOTE)) {
+        Ok(file) => flock(&file, FlockOperation::NonBlockingLockExclusive).is_err_and(|e| e == rustix::io::Errno::WOULDBLOCK),
+        Err(e) => e.kind() == io::ErrorKind::PermissionDenied,
+    }
+}
+
+/// Complete or not at all, whenever the process dies. The file is locked until it is closed.
+fn note(root: &Path, policies: &[Policy]) -> Result<File, String> {
+    if others(root) {
+        return Err(format!("/{NOTE}: another process lowers the clock"));
+    }
     let (file, new) = (root.join(NOTE), root.join(format!("{NOTE}.new")));
     let text: String = policies.iter().map(|policy| format!("{} {}\n", policy.shown, policy.found)).collect();
     let parent = file.parent().map_or(Ok(()), std::fs::create_dir_all);
-    let written = parent.and_then(|()| std::fs::write(&new, text)).and_then(|()| std::fs::rename(&new, &file));
-    written.map_err(|e| format!("/{NOTE}: {e}, and what is not noted there is not lowered"))
+    let write = || {
+        let mut note = File::create(&new)?;
+        flock(&note, FlockOperation::NonBlockingLockExclusive)?;
+        note.write_all(text.as_bytes())?;
+        std::fs::rename(&new, &file).map(|()| note)
+    };
+    parent.and_then(|()| write()).map_err(|e| format!("/{NOTE}: {e}, and what is not noted there is not lowered"))
 }
 
 fn forget(root: &Path) -> Result<(), String> {

@@ -50,8 +50,9 @@ fn lever(root: &Path, cores: &[usize]) -> ClockLever {
     lever
 }
 
-/// A process that is killed does not put anything back.
-fn kill(lever: ClockLever) {
+/// A process that is killed does not put anything back, and the kernel closes its files.
+fn kill(mut lever: ClockLever) {
+    lever.note = None;
     std::mem::forget(lever);
 }
 
@@ -169,6 +170,21 @@ fn what_a_killed_process_left_is_put_back_and_not_taken_for_the_users() {
     }
     drop(ClockLever::new(root.path(), &[]));
     assert_eq!(caps(root.path()), (1_800_000, 1_500_000));
+}
+
+#[test]
+fn a_second_process_leaves_alone_what_the_first_has_lowered() {
+    let root = board();
+    let mut first = lever(root.path(), &[]);
+    first.apply(duty(0.4));
+    let mut second = lever(root.path(), &[]);
+    assert_eq!(second.fault(), Some("/run/jouled/scaling_max_freq: another process lowers the clock"));
+    assert_eq!(second.apply(duty(0.1)), duty(0.1));
+    drop(second);
+    assert_eq!(caps(root.path()), (900_000, 800_000));
+    drop(first);
+    assert_eq!(caps(root.path()), (1_800_000, 2_000_000));
+    assert_eq!(lever(root.path(), &[]).fault(), None);
 }
 
 #[test]
