@@ -85,7 +85,8 @@ impl Daemon {
         let info = info_payload(&config, &setup, &topics);
         let progress = Progress::new(config.inference.workers);
         let shared = Arc::new(Shared::new(Queue::new(config.queue), progress, topics, notifier.patience(), setup));
-        let governor = Governor::start(config.governor.clone(), root, shared.pace.clone()).map_err(system("the governor"))?;
+        let governor =
+            Governor::start(config.governor.clone(), root, &config.inference.cores, shared.pace.clone()).map_err(system("the governor"))?;
         let back = Arc::new(OnceLock::new());
         let door = Door::new(shared.clone(), back.clone());
         let mqtt = mqtt::start(config.mqtt.clone(), &config.node, info, door).map_err(Refused::System)?;

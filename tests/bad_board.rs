@@ -4,7 +4,7 @@
 use jouled::config::value::Span;
 use jouled::governor::law::{ATTACK, LONGEST_STEP, Law, RELEASE};
 use jouled::governor::readings::Quantity;
-use jouled::governor::{GovernorConfig, Readings, Reason, Sensors};
+use jouled::governor::{ClockLever, GovernorConfig, Readings, Reason, Sensors, Throttle};
 use jouled::simulate::{Board, Description, Tree, spec};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use std::path::{Path, PathBuf};
@@ -165,6 +165,50 @@ fn no_bad_file_of_any_board_looks_like_ease() {
         }
     }
     assert!(tried > 1000, "{tried}");
+}
+
+/// Every file that the clock lever reads or writes made bad, before it lowers the clock and after: nothing is faster than the law
+/// allows, and the other processors get back what they had.
+#[test]
+fn no_bad_file_of_the_clock_makes_anything_faster_or_leaves_it_slow() {
+    let cpu = |root: &Path, n: usize| root.join(format!("sys/devices/system/cpu/cpu{n}/cpufreq"));
+    let apply = |lever: &mut ClockLever, duty: f64, what: &str| {
+        let throttle = lever.apply(Throttle { duty, ..Throttle::default() });
+        assert!(throttle.clock > 0.0 && throttle.clock <= 1.0, "{what}: {throttle:?}");
+        assert!(throttle.duty * throttle.clock <= duty + 1e-6, "{what}: {throttle:?} for {duty}");
+    };
+    let mut faults = 0;
+    for name in spec::names() {
+        let seen = Seen::new(name);
+        let root = seen.root.path();
+        let files = ["scaling_max_freq", "scaling_min_freq", "cpuinfo_min_freq", "cpuinfo_max_freq", "scaling_available_frequencies"];
+        let other = std::fs::read(cpu(root, 1).join("scaling_max_freq")).unwrap();
+        let trim = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim().to_string();
+        for file in files.map(|file| cpu(root, 0).join(file)).iter().filter(|file| file.exists()) {
+            for (bad, lowered_before) in HARMS.into_iter().flat_map(|bad| [(bad, false), (bad, true)]) {
+                let what = format!("{name}: {} {bad:?}, lowered before: {lowered_before}", file.display());
+                let good = std::fs::read(file).unwrap();
+                let mut lever = ClockLever::new(root, &[]);
+                if lowered_before {
+                    apply(&mut lever, 0.5, &what);
+                }
+                harm(file, bad);
+                lever.prepare();
+                for duty in [0.4, 0.1, 1.0, 0.7] {
+                    apply(&mut lever, duty, &what);
+                }
+                faults += usize::from(lever.fault().is_some());
+                drop(lever);
+                assert_eq!(trim(std::fs::read(cpu(root, 1).join("scaling_max_freq")).unwrap()), trim(other.clone()), "{what}");
+                let _ = std::fs::remove_file(file).or_else(|_| std::fs::remove_dir(file));
+                std::fs::write(file, good).unwrap();
+                // What could not be put back is, once it can be.
+                drop(ClockLever::new(root, &[]));
+                assert_eq!(trim(std::fs::read(cpu(root, 0).join("scaling_max_freq")).unwrap()), trim(other.clone()), "{what}");
+            }
+        }
+    }
+    assert!(faults > 100, "{faults}");
 }
 
 /// The file of each quantity, on a board that has it, and a word of what is said about it.

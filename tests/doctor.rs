@@ -152,7 +152,7 @@ fn a_hot_board_with_a_weak_supply_is_told_what_to_change() {
         "It is at 81 °C, where jouled slows itself down: a heatsink or a fan lets it do more (`jouled simulate --board pi5 --fan` shows \
          how much).",
         "The cpufreq governor `powersave` keeps the clock at its lowest: set `schedutil` or `ondemand` in scaling_governor.",
-        "The clock is capped at 1500 of 2400 MHz (scaling_max_freq): a power mode, or a trip that is active.",
+        "The clock is capped at 1500 of 2400 MHz (scaling_max_freq): a power mode, a trip that is active, or jouled itself.",
         NO_POWER,
     ];
     assert_eq!(advice, expected);
@@ -189,6 +189,21 @@ fn budgets_that_the_board_cannot_keep_are_named() {
     assert_eq!(said.advice.len(), 1, "only the broker is missing: {:?}", said.advice);
     let off = configured(laptop.path(), "enabled = false");
     assert_eq!(off.about[4], "jouled does not slow itself down: the governor is switched off (enabled = false).");
+}
+
+#[test]
+fn a_clock_that_cannot_be_lowered_is_named_with_its_file() {
+    let root = tree("pi5", Some("fan"), 20.0);
+    let advice = |governor: &str| configured(root.path(), governor).advice.join("\n");
+    let file = "sys/devices/system/cpu/cpu3/cpufreq/scaling_max_freq";
+    assert!(!advice("lower_clock = true").contains("lower_clock"));
+    write(root.path(), file, "fast");
+    let expected = format!("lower_clock = true has no effect: /{file}: expected a number, found `fast`.");
+    assert!(advice("lower_clock = true").contains(&expected), "{}", advice("lower_clock = true"));
+    assert!(!advice("lower_clock = false").contains("lower_clock"));
+    assert!(!advice("lower_clock = true\nenabled = false").contains("lower_clock"));
+    std::fs::remove_dir_all(root.path().join("sys/devices/system/cpu")).unwrap();
+    assert!(advice("lower_clock = true").contains("the kernel does not set this machine's clock"));
 }
 
 /// What fails is said with its file, and nothing ends the command.

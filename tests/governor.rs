@@ -5,6 +5,7 @@ use jouled::governor::energy::EnergyMeter;
 use jouled::governor::{Governor, GovernorConfig, GovernorStatus, Pace, Readings, Reason, Sensors, Throttle};
 use jouled::simulate::trace::Summary;
 use jouled::simulate::{Board, Description, Load, Loop, Spec, Tree};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ fn look(closed: &Loop) -> Readings {
         watts: (!pi).then(|| closed.mean_watts()),
         power_source: (!pi).then_some("ina3221"),
         under_voltage: pi.then_some(false),
-        firmware_throttled: pi.then_some(board.clock() < 1.0),
+        firmware_throttled: pi.then_some(board.firmware_clock() < 1.0),
         ..Readings::default()
     }
 }
@@ -93,10 +94,13 @@ fn steady(spec: &Spec, ambient: f64, load: f64) -> f64 {
     board.celsius()
 }
 
-/// One hour of full load in one scene, with all that the budget promises.
-fn holds(spec: &Spec, ambient: f64, budget: f64, noise: f64) {
+/// One hour of full load in one scene, with all that the budget promises; `files`: where the clock is lowered too.
+fn holds(spec: &Spec, ambient: f64, budget: f64, noise: f64, files: Option<&Path>) {
     let scene = format!("{} {}, {ambient} °C around, budget {budget} °C, noise {noise}", spec.title, spec.cooling.name);
     let mut closed = closed(spec, ambient, &config(budget));
+    if let Some(files) = files {
+        closed = closed.with_clock(files.to_path_buf());
+    }
     let trace = run(&mut closed, 3600, noise, |_| true);
     assert!(trace.hottest() <= budget + 2.0, "{scene}: {:.1} °C", trace.hottest());
     assert!(trace.late_changes() <= 1, "{scene}: {} changes", trace.late_changes());
@@ -117,7 +121,7 @@ fn holds_everywhere(spec: &Spec) {
         for budget in [60.0, 70.0, 78.0] {
             if steady(spec, ambient, 0.06) < budget - 4.0 {
                 for noise in [0.0, 0.6] {
-                    holds(spec, ambient, budget, noise);
+                    holds(spec, ambient, budget, noise, None);
                     scenes += 1;
                 }
             }
@@ -144,6 +148,23 @@ fn a_pi_5_with_a_heatsink_holds_its_budget_and_settles() {
 #[test]
 fn a_jetson_holds_its_budget_and_settles() {
     holds_everywhere(&spec("orin-nano", "case"));
+}
+
+#[test]
+fn every_board_holds_its_budget_with_its_clock_lowered() {
+    for name in jouled::simulate::spec::names() {
+        let description = Description::named(name).unwrap();
+        let (spec, files) = (description.spec(None).unwrap(), tempfile::tempdir().unwrap());
+        Tree::lay_out(&description, &Board::idle(spec.clone(), 25.0), files.path()).unwrap();
+        let mut scenes = 0;
+        for (ambient, budget) in [(5.0, 50.0), (25.0, 60.0), (25.0, 75.0), (40.0, 78.0)] {
+            if steady(&spec, ambient, 0.06) < budget - 4.0 {
+                holds(&spec, ambient, budget, 0.6, Some(files.path()));
+                scenes += 1;
+            }
+        }
+        assert!(scenes >= 2, "{name}: {scenes}");
+    }
 }
 
 /// One thermal node, and a sensor that only sees the whole board: the hardest for a law that looks at the trend.
@@ -256,6 +277,28 @@ fn staying_cool_costs_energy_unless_the_model_is_lighter() {
     assert!(ours.hottest_celsius <= 77.0 && per_joule(&ours, &free) >= 1.3, "{ours:?} {free:?}");
 }
 
+/// At one and the same temperature: the firmware's way, ours with the clock, ours with idle time alone.
+#[test]
+fn a_lower_clock_is_as_cheap_as_the_firmwares_and_idle_time_is_dearer() {
+    let description = Description::named("pi4").unwrap();
+    let (mut firmware, mut ours, files) = (spec("pi4", "bare"), spec("pi4", "bare"), tempfile::tempdir().unwrap());
+    (firmware.model.soft_limit, firmware.model.hard_limit) = (65.0, 75.0);
+    (ours.model.soft_limit, ours.model.hard_limit) = (120.0, 125.0);
+    let (time, load) = (Duration::from_secs(2 * 3600), Load::on_every_core(&ours));
+    let free = Loop::new(&firmware, 25.0, &config(75.0), load).run(time, 0.0, None::<fn(&Loop) -> Result<Readings, ()>>).unwrap().summary();
+    Tree::lay_out(&description, &Board::idle(ours.clone(), 25.0), files.path()).unwrap();
+    let budget = GovernorConfig { celsius_band: 1.0, ..config(free.hottest_celsius + 0.5) };
+    let look = || Some(|closed: &Loop| Ok::<_, ()>(look(closed)));
+    let idle = Loop::new(&ours, 25.0, &budget, load).run(time, 0.0, look()).unwrap().summary();
+    let lever = Loop::new(&ours, 25.0, &budget, load).with_clock(files.path().to_path_buf());
+    let clock = { lever }.run(time, 0.0, look()).unwrap().summary();
+    let cost = |summary: &Summary| summary.joules_per_inference.unwrap() / free.joules_per_inference.unwrap();
+    for run in [&clock, &idle] {
+        assert!((run.hottest_celsius - free.hottest_celsius).abs() < 2.0 && run.firmware_throttled == 0.0, "{run:?} {free:?}");
+    }
+    assert!((0.97..1.03).contains(&cost(&clock)) && cost(&idle) > 1.1, "{} {}", cost(&clock), cost(&idle));
+}
+
 #[test]
 fn a_run_ends_with_the_battery() {
     let spec = spec("laptop", "passive");
@@ -286,7 +329,7 @@ fn the_thread_throttles_follows_its_configuration_and_reports_a_lost_sensor() {
     let mut tree = Tree::lay_out(&orin, &board(80.0), root.path()).unwrap();
     let pace = Pace::new();
     let fast = GovernorConfig { period: Span::millis(100), sensor_hold: Span::millis(0), ..config(70.0) };
-    let governor = Governor::start(fast.clone(), root.path(), Arc::clone(&pace)).unwrap();
+    let governor = Governor::start(fast.clone(), root.path(), &[], Arc::clone(&pace)).unwrap();
     assert!(governor.status().readings.celsius.is_some(), "the first look is there from the start");
     let hot = wait_for(&governor, "a level", |status| status.throttle.level >= 2);
     assert_eq!((hot.throttle.reason, pace.snapshot().duty < 1.0), (Reason::Temperature, true));
@@ -307,4 +350,47 @@ fn the_thread_throttles_follows_its_configuration_and_reports_a_lost_sensor() {
     let lost = wait_for(&governor, "the loss", |status| status.throttle.level > 0 && status.throttle.reason == Reason::SensorLost);
     assert!(lost.throttle.text.contains("is empty"), "{}", lost.throttle.text);
     governor.stop();
+}
+
+/// The caps of all CPUs in a board's files, in kHz.
+fn caps(root: &Path) -> Vec<u64> {
+    let cpu = |n: usize| std::fs::read_to_string(root.join(format!("sys/devices/system/cpu/cpu{n}/cpufreq/scaling_max_freq"))).ok();
+    (0..).map_while(cpu).map(|text| text.trim().parse().unwrap()).collect()
+}
+
+#[test]
+fn the_thread_lowers_the_clock_and_puts_it_back_however_it_ends() {
+    let root = tempfile::tempdir().unwrap();
+    let orin = Description::named("orin-nano").unwrap();
+    Tree::lay_out(&orin, &Board::idle(orin.spec(Some("case")).unwrap(), 80.0), root.path()).unwrap();
+    let found = caps(root.path());
+    assert_eq!(found, [1_510_400; 6]);
+    let (pace, hot) = (Pace::new(), GovernorConfig { period: Span::millis(100), lower_clock: true, ..config(60.0) });
+    let start = || Governor::start(hot.clone(), root.path(), &[2, 3], Arc::clone(&pace)).unwrap();
+    let lowered = |status: &GovernorStatus| status.throttle.level == 9 && status.throttle.clock < 0.6;
+
+    let governor = start();
+    let status = wait_for(&governor, "a low clock", lowered);
+    assert_eq!((caps(root.path()), status.clock_fault), (vec![1_510_400, 1_510_400, 729_600, 729_600, 1_510_400, 1_510_400], None));
+    let speed = status.throttle.clock * status.throttle.duty;
+    assert!(speed < 0.13 && status.throttle.reason == Reason::Temperature, "{:?}", status.throttle);
+    for back in [GovernorConfig { lower_clock: false, ..hot.clone() }, GovernorConfig { enabled: false, ..hot.clone() }] {
+        governor.reconfigure(back);
+        wait_for(&governor, "the full clock", |status| status.throttle.clock == 1.0);
+        assert_eq!(caps(root.path()), found);
+        governor.reconfigure(hot.clone());
+        wait_for(&governor, "a low clock", lowered);
+    }
+    // Stopping is as slow as before, now by idle time alone.
+    governor.stop();
+    assert_eq!((caps(root.path()), pace.snapshot().clock, pace.snapshot().duty < 0.13), (found.clone(), 1.0, true));
+
+    let file = root.path().join("sys/devices/system/cpu/cpu2/cpufreq/scaling_max_freq");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let governor = start();
+    let status = wait_for(&governor, "a level", |status| status.throttle.level == 9);
+    let fault = status.clock_fault.unwrap();
+    assert!(fault.starts_with("/sys/devices/system/cpu/cpu2/cpufreq/scaling_max_freq: "), "{fault}");
+    assert_eq!((status.throttle.clock, status.throttle.duty < 0.13), (1.0, true));
 }

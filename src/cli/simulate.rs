@@ -115,12 +115,18 @@ fn settings(args: &Args, spec: &Spec) -> Result<(GovernorConfig, Load), Failure>
 fn governed(board: &Description, mut run: Loop, config: &GovernorConfig, time: Duration, warmer: f64) -> io::Result<Trace> {
     let folder = Folder::new()?;
     let mut tree = Tree::lay_out(board, &run.board, &folder.0)?;
+    if config.enabled && config.lower_clock {
+        run = run.with_clock(folder.0.clone());
+    }
     let mut sensors = Sensors::new(tree.root(), config.thermal_zone.as_deref());
     let look = |run: &Loop| {
         tree.show(&run.board, run.mean_watts())?;
         Ok(if config.enabled { sensors.read(run.now) } else { Readings::default() })
     };
-    run.run(time, warmer, Some(look))
+    let trace = run.run(time, warmer, Some(look));
+    // Before the folder goes, what is lowered in it is put back.
+    drop(run);
+    trace
 }
 
 /// A temporary folder, in memory where there is such a place.

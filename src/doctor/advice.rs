@@ -22,6 +22,8 @@ pub struct Seen<'a> {
     /// One look of the governor.
     pub readings: &'a Readings,
     pub governor: &'a GovernorConfig,
+    /// CPUs that inference is kept on; empty: all.
+    pub cores: &'a [usize],
     pub configured: &'a [Finding],
 }
 
@@ -32,6 +34,7 @@ pub fn advice(seen: &Seen) -> Vec<String> {
     heat(seen, &mut advice);
     budgets(seen, &mut advice);
     clock(seen.board, &mut advice);
+    lower_clock(seen, &mut advice);
     sensors(seen, &mut advice);
     advice.extend(seen.configured.iter().filter(|finding| !finding.good).map(broken));
     advice
@@ -90,6 +93,19 @@ fn budgets(seen: &Seen, advice: &mut Vec<String>) {
     }
 }
 
+fn lower_clock(seen: &Seen, advice: &mut Vec<String>) {
+    if !(seen.governor.enabled && seen.governor.lower_clock) {
+        return;
+    }
+    if let Err(why) = crate::governor::clock::check(seen.root, seen.cores) {
+        let hint = match why.to_ascii_lowercase().contains("permission denied") {
+            true => " Give the file to the daemon's group: see docs/governor.md, \"A lower clock\".",
+            false => "",
+        };
+        advice.push(format!("lower_clock = true has no effect: {why}.{hint}"));
+    }
+}
+
 fn clock(board: &Board, advice: &mut Vec<String>) {
     let adaptive = board.cpufreq_driver.as_deref().is_some_and(|driver| driver.ends_with("pstate"));
     match board.cpufreq_governor.as_deref() {
@@ -107,7 +123,9 @@ fn clock(board: &Board, advice: &mut Vec<String>) {
     if let (Some(allowed), Some(most)) = (board.allowed_mhz, board.max_mhz)
         && allowed < most
     {
-        advice.push(format!("The clock is capped at {allowed} of {most} MHz (scaling_max_freq): a power mode, or a trip that is active."));
+        advice.push(format!(
+            "The clock is capped at {allowed} of {most} MHz (scaling_max_freq): a power mode, a trip that is active, or jouled itself."
+        ));
     }
 }
 

@@ -61,16 +61,24 @@ impl Diagnosis {
             Some(Err(e)) => vec![Finding::new("configuration", Err(e.clone()))],
             Some(Ok(config)) => examine(config, root),
         };
-        let governor = match &configuration {
-            Some(Ok(config)) => config.governor.clone(),
-            _ => GovernorConfig::default(),
+        let (governor, cores) = match &configuration {
+            Some(Ok(config)) => (config.governor.clone(), &config.inference.cores[..]),
+            _ => (GovernorConfig::default(), &[][..]),
         };
         let board = Board::look(root);
         let limits = Limits::look(root, &board);
         let about = throttling::about(&board, &limits, &readings, &governor, !matches!(configuration, Some(Ok(_))));
         let look = Sensors::new(root, governor.thermal_zone.as_deref()).read(Duration::ZERO);
-        let seen =
-            Seen { root, board: &board, limits: &limits, probes: &readings, readings: &look, governor: &governor, configured: &configured };
+        let seen = Seen {
+            root,
+            board: &board,
+            limits: &limits,
+            probes: &readings,
+            readings: &look,
+            governor: &governor,
+            cores,
+            configured: &configured,
+        };
         let advice = advice::advice(&seen);
         Diagnosis { board, about, readings, configured, advice }
     }

@@ -35,6 +35,9 @@ pub struct GovernorConfig {
     pub sensor_hold: Span,
     /// Level to go to when a reading that has a budget is lost. 1 to the last. Default: the last, the slowest.
     pub safe_level: Option<usize>,
+    /// Whether `duty` is had by a lower clock of the CPUs that inference runs on (`scaling_max_freq`), as far as they have one, and
+    /// by idle time for the rest. Everything else on them is slower too. Default false.
+    pub lower_clock: bool,
     /// The levels, `[[governor.level]]`, from level 0 (unthrottled) to the slowest. 2 to 100 of them. Default: ten, with
     /// duties 1.0, 0.88, 0.76, 0.65, 0.54, 0.43, 0.32, 0.22, 0.12, 0.05.
     #[serde(rename = "level")]
@@ -45,7 +48,8 @@ pub struct GovernorConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Level {
-    /// Share of the time that an inference thread may be busy, above 0 to 1. Default 1.
+    /// Share of the time that an inference thread may be busy, above 0 to 1: with `lower_clock`, share of the full speed.
+    /// Default 1.
     pub duty: f64,
     /// Inferences per second, of all threads together, 0.001 to 1000000. Default: no limit.
     pub max_per_second: Option<f64>,
@@ -77,6 +81,7 @@ impl Default for GovernorConfig {
             battery_band_percent: 15.0,
             sensor_hold: Span::secs(10),
             safe_level: None,
+            lower_clock: false,
             levels: DUTIES.iter().map(|&duty| Level { duty, ..Level::default() }).collect(),
         }
     }

@@ -191,6 +191,7 @@ impl Law {
             reason: self.reason,
             text: Arc::from(text),
             duty: between(fast.duty, slow.duty),
+            clock: 1.0,
             max_per_second: (interval > 0.0).then(|| interval.recip()),
             threads: shown.threads,
             lighter_model: shown.lighter_model,

@@ -1,5 +1,6 @@
 //! The governor at work: reads the board once a period, decides, and sets the pace.
 
+use super::clock::ClockLever;
 use super::config::GovernorConfig;
 use super::energy::EnergyMeter;
 use super::law::Law;
@@ -26,6 +27,8 @@ pub struct GovernorStatus {
     pub readings: Readings,
     /// Level, reason and pace.
     pub throttle: Throttle,
+    /// Why `lower_clock` has no effect.
+    pub clock_fault: Option<String>,
     /// Seconds since the level or the reason last changed.
     pub since_seconds: f64,
     /// Energy of all that the sensor sees over the last minute, divided by the inferences finished in it.
@@ -50,6 +53,7 @@ struct State {
     revision: u64,
     stop: bool,
     readings: Readings,
+    clock_fault: Option<String>,
     joules_per_inference: Option<f64>,
     since: Instant,
 }
@@ -61,13 +65,14 @@ impl Shared {
 }
 
 impl Governor {
-    /// Starts the thread, which reads below `root` and sets `pace`. The first look at the board, and the first pace, are
-    /// there when this returns. Errors: the thread cannot be created.
-    pub fn start(config: GovernorConfig, root: impl Into<PathBuf>, pace: Arc<Pace>) -> io::Result<Governor> {
-        let since = Instant::now();
-        let state = State { config, revision: 0, stop: false, readings: Readings::default(), joules_per_inference: None, since };
+    /// Starts the thread, which reads below `root` and sets `pace`, and with `lower_clock` the clock of the CPUs `cores` (all if
+    /// there is none). The first look at the board, and the first pace, are there when this returns. Errors: the thread cannot
+    /// be created.
+    pub fn start(config: GovernorConfig, root: impl Into<PathBuf>, cores: &[usize], pace: Arc<Pace>) -> io::Result<Governor> {
+        let (readings, since) = (Readings::default(), Instant::now());
+        let state = State { config, revision: 0, stop: false, readings, clock_fault: None, joules_per_inference: None, since };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
-        let mut work = Work::new(root.into(), shared.clone(), pace.clone());
+        let mut work = Work::new(root.into(), cores, shared.clone(), pace.clone());
         work.tick();
         let thread = std::thread::Builder::new().name("governor".to_string()).spawn(move || work.run())?;
         Ok(Governor { shared, pace, thread: Some(thread) })
@@ -80,6 +85,7 @@ impl Governor {
             enabled: state.config.enabled,
             readings: state.readings.clone(),
             throttle: self.pace.snapshot(),
+            clock_fault: state.clock_fault.clone(),
             since_seconds: state.since.elapsed().as_secs_f64(),
             joules_per_inference: state.joules_per_inference,
         }
@@ -126,15 +132,18 @@ struct Work {
     revision: u64,
     sensors: Sensors,
     law: Law,
+    clock: ClockLever,
     energy: EnergyMeter,
 }
 
 impl Work {
-    fn new(root: PathBuf, shared: Arc<Shared>, pace: Arc<Pace>) -> Work {
+    fn new(root: PathBuf, cores: &[usize], shared: Arc<Shared>, pace: Arc<Pace>) -> Work {
         let config = shared.lock().config.clone();
         let sensors = Sensors::new(root.clone(), config.thermal_zone.as_deref());
-        let (law, energy) = (Law::new(&config), EnergyMeter::default());
-        Work { root, shared, pace, epoch: Instant::now(), config, revision: 0, sensors, law, energy }
+        let (law, clock, energy) = (Law::new(&config), ClockLever::new(root.clone(), cores), EnergyMeter::default());
+        let mut work = Work { root, shared, pace, epoch: Instant::now(), config, revision: 0, sensors, law, clock, energy };
+        work.prepare_clock();
+        work
     }
 
     fn run(mut self) {
@@ -142,6 +151,8 @@ impl Work {
         while self.wait() {
             self.tick();
         }
+        self.clock.release();
+        self.pace.set(self.pace.snapshot().at_full_clock());
         drop(guard);
     }
 
@@ -169,6 +180,7 @@ impl Work {
         let readings = self.sensors.read(now);
         let joules_per_inference = self.energy.tick(&readings, now, self.pace.finished());
         let throttle = if self.config.enabled { self.law.step(&readings, now) } else { Throttle::default() };
+        let throttle = if self.lowers_clock() { self.clock.apply(throttle) } else { throttle };
         let before = self.pace.snapshot();
         let changed = (before.level, before.reason) != (throttle.level, throttle.reason);
         if changed {
@@ -177,6 +189,7 @@ impl Work {
         self.pace.set(throttle);
         let mut state = self.shared.lock();
         state.readings = readings;
+        state.clock_fault = self.clock.fault().filter(|_| self.lowers_clock()).map(str::to_string);
         state.joules_per_inference = joules_per_inference;
         if changed {
             state.since = Instant::now();
@@ -196,6 +209,15 @@ impl Work {
         }
         self.law.reconfigure(&config);
         self.config = config;
+        self.prepare_clock();
+    }
+
+    fn lowers_clock(&self) -> bool {
+        self.config.enabled && self.config.lower_clock
+    }
+
+    fn prepare_clock(&mut self) {
+        if self.lowers_clock() { self.clock.prepare() } else { self.clock.release() }
     }
 }
 
@@ -216,7 +238,7 @@ impl Drop for SlowOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let text = Arc::from("the governor's thread failed");
-            let before = self.pace.snapshot();
+            let before = self.pace.snapshot().at_full_clock();
             self.pace.set(Throttle { reason: Reason::SensorLost, text, duty: before.duty.min(0.05), ..before });
         }
     }

@@ -42,6 +42,8 @@ pub struct Throttle {
     pub text: Arc<str>,
     /// Share of the time that a thread may be busy, above 0 to 1.
     pub duty: f64,
+    /// The cap on the clock over the cap that was found, above 0 to 1. `duty` comes on top of it.
+    pub clock: f64,
     /// Inferences per second of all threads together.
     pub max_per_second: Option<f64>,
     /// Inferences that may run at a time; also the most threads that one should use.
@@ -58,9 +60,17 @@ impl Default for Throttle {
             reason: Reason::None,
             text: Arc::from(""),
             duty: 1.0,
+            clock: 1.0,
             max_per_second: None,
             threads: None,
             lighter_model: false,
         }
+    }
+}
+
+impl Throttle {
+    /// As slow at the full clock.
+    pub fn at_full_clock(self) -> Throttle {
+        Throttle { duty: self.duty * self.clock, clock: 1.0, ..self }
     }
 }

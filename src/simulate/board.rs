@@ -8,7 +8,7 @@
 //! P = idle (1 + leakage (T_die - 50)) + active load f v(f)²
 //! ```
 //!
-//! with `f` the clock over its maximum, which the firmware lowers from the soft to the hard temperature limit, and
+//! with `f` the clock over its maximum, which the firmware lowers from the soft to the hard temperature limit and others may cap, and
 //! `v(f) = floor + (1 - floor) f` the voltage that goes with it, over its own maximum.
 
 use super::spec::Spec;
@@ -22,6 +22,8 @@ pub struct Board {
     pub spec: Spec,
     /// Of the air around it; may be changed at any time.
     pub ambient: f64,
+    /// Most that the clock may be, over its maximum; may be changed at any time.
+    pub clock_cap: f64,
     die: f64,
     case: f64,
     load: f64,
@@ -31,7 +33,7 @@ pub struct Board {
 impl Board {
     /// A board that has been idle for long.
     pub fn idle(spec: Spec, ambient: f64) -> Board {
-        let mut board = Board { die: ambient, case: ambient, load: 0.0, joules: 0.0, spec, ambient };
+        let mut board = Board { die: ambient, case: ambient, load: 0.0, joules: 0.0, spec, ambient, clock_cap: 1.0 };
         // The leakage feeds back on the temperature; the sequence converges quickly as its gain is far below 1.
         for _ in 0..50 {
             let watts = board.watts();
@@ -75,8 +77,13 @@ impl Board {
         self.joules
     }
 
-    /// Clock over its maximum, as the firmware allows: an inference takes `1 / clock` times as long.
+    /// Clock over its maximum: an inference takes `1 / clock` times as long.
     pub fn clock(&self) -> f64 {
+        self.firmware_clock().min(self.clock_cap)
+    }
+
+    /// The clock that the firmware allows at this temperature.
+    pub fn firmware_clock(&self) -> f64 {
         let model = &self.spec.model;
         let excess = (self.die - model.soft_limit) / (model.hard_limit - model.soft_limit);
         1.0 - excess.clamp(0.0, 1.0) * (1.0 - model.least_clock)

@@ -4,9 +4,11 @@
 use super::board::Board;
 use super::spec::Spec;
 use super::trace::{Tally, Trace};
+use super::tree::clock_cap;
 use crate::governor::law::Law;
 use crate::governor::pacing::{Limits, Pacer, Wait, Work};
-use crate::governor::{GovernorConfig, Readings, Throttle};
+use crate::governor::{ClockLever, GovernorConfig, Readings, Throttle};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Resolution of the virtual time.
@@ -73,6 +75,8 @@ pub struct Loop {
     pacer: Pacer,
     workers: Vec<Worker>,
     period: Duration,
+    /// What lowers the clock, and the board's files in which it does.
+    clock: Option<(ClockLever, PathBuf)>,
     /// Joules at the last look, and its time.
     looked: (f64, Duration),
 }
@@ -90,8 +94,16 @@ impl Loop {
             pacer: Pacer::new(Limits::NONE),
             workers: vec![Worker::default(); load.workers],
             period: config.period.0.max(STEP),
+            clock: None,
             looked: (0.0, Duration::ZERO),
         }
+    }
+
+    /// With the governor's hand on the clock, in the board's files below `root`.
+    pub fn with_clock(self, root: PathBuf) -> Loop {
+        let mut lever = ClockLever::new(&root, &[]);
+        lever.prepare();
+        Loop { clock: Some((lever, root)), ..self }
     }
 
     /// One period of inferences, where there is work, and then a look of the governor at what `read` gives.
@@ -99,7 +111,15 @@ impl Loop {
         self.free_period(work);
         let readings = read(self);
         self.looked = (self.board.joules(), self.now);
-        self.throttle = self.law.step(&readings, self.now);
+        let throttle = self.law.step(&readings, self.now);
+        self.throttle = match &mut self.clock {
+            None => throttle,
+            Some((lever, root)) => {
+                let throttle = lever.apply(throttle);
+                self.board.clock_cap = clock_cap(root);
+                throttle
+            }
+        };
         let throttle = &self.throttle;
         self.pacer.set(Limits { duty: throttle.duty, max_per_second: throttle.max_per_second, threads: throttle.threads });
     }

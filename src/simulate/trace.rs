@@ -21,6 +21,8 @@ pub struct Row {
     pub level: usize,
     /// At the row's end.
     pub clock: f64,
+    /// Whether the firmware lowered it.
+    pub firmware: bool,
     pub inferences: u64,
     pub joules: f64,
     /// Of the row, a little other than [`ROW`] where the governor's period is no part of it.
@@ -67,6 +69,7 @@ impl Tally {
             watts: joules / length,
             level: run.throttle.level,
             clock: run.board.clock(),
+            firmware: run.board.firmware_clock() < 1.0,
             inferences: run.finished - finished,
             joules,
             length,
@@ -105,7 +108,7 @@ impl Trace {
             joules_per_inference: (inferences > 0).then(|| joules / inferences as f64),
             mean_watts: share(joules),
             hottest_celsius: self.rows.iter().map(|row| row.celsius).fold(0.0, f64::max),
-            firmware_throttled: share(sum(|row| if row.clock < 1.0 { row.length } else { 0.0 })),
+            firmware_throttled: share(sum(|row| if row.firmware { row.length } else { 0.0 })),
             mean_clock: share(sum(|row| row.clock * row.length)),
         }
     }
@@ -136,8 +139,18 @@ mod tests {
 
     #[test]
     fn the_summary_adds_up_and_the_csv_has_a_row_for_each() {
-        let row = Row { seconds: 10.0, celsius: 70.0, watts: 5.0, level: 2, clock: 0.5, inferences: 20, joules: 50.0, length: 10.0 };
-        let ours = Trace { rows: vec![row, Row { seconds: 20.0, clock: 1.0, celsius: 71.0, ..row }] };
+        let row = Row {
+            seconds: 10.0,
+            celsius: 70.0,
+            watts: 5.0,
+            level: 2,
+            clock: 0.5,
+            firmware: true,
+            inferences: 20,
+            joules: 50.0,
+            length: 10.0,
+        };
+        let ours = Trace { rows: vec![row, Row { seconds: 20.0, clock: 1.0, firmware: false, celsius: 71.0, ..row }] };
         let free = Trace { rows: vec![Row { inferences: 0, ..row }] };
         let summary = ours.summary();
         assert_eq!((summary.inferences, summary.per_second, summary.joules_per_inference), (40, 2.0, Some(2.5)));

@@ -45,12 +45,20 @@ impl Tree {
     }
 }
 
+/// The clock that `scaling_max_freq` allows, over the hardware's maximum; the mean of all processors. 1 where it cannot be read.
+pub fn clock_cap(root: &Path) -> f64 {
+    let khz = |cpu: &Path, name: &str| std::fs::read_to_string(cpu.join("cpufreq").join(name)).ok()?.trim().parse::<f64>().ok();
+    let cpus = std::fs::read_dir(root.join("sys/devices/system/cpu")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let caps: Vec<f64> = cpus.filter_map(|cpu| Some(khz(&cpu, "scaling_max_freq")? / khz(&cpu, "cpuinfo_max_freq")?)).collect();
+    if caps.is_empty() { 1.0 } else { (caps.iter().sum::<f64>() / caps.len() as f64).clamp(0.01, 1.0) }
+}
+
 fn text(shows: &Shows, board: &Board, watts: f64) -> String {
     match *shows {
         Shows::Celsius { offset } => format!("{:.0}\n", (board.sensed() + offset) * 1000.0),
         Shows::Clock { max_khz } => format!("{:.0}\n", max_khz * board.clock()),
         // Capped and throttled.
-        Shows::Throttled => format!("{:x}\n", if board.clock() < 1.0 { 0b110 } else { 0 }),
+        Shows::Throttled => format!("{:x}\n", if board.firmware_clock() < 1.0 { 0b110 } else { 0 }),
         Shows::Milliamperes { volts, share } => format!("{:.0}\n", watts * share / volts * 1e3),
         Shows::Microjoules { range } => format!("{}\n", (board.joules() * 1e6) as u64 % range.max(1)),
         Shows::Percent => format!("{:.0}\n", board.charge().unwrap_or(100.0)),

@@ -8,7 +8,7 @@ mod cpufreq;
 mod ina3221;
 mod pi;
 mod rapl;
-mod sysfs;
+pub(super) mod sysfs;
 mod thermal;
 
 pub use pi::firmware_bits;
