@@ -98,6 +98,7 @@ fn has_fan(root: &Path) -> bool {
         || entries(root, "sys/class/hwmon").iter().any(monitor)
 }
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! detect {
     ($is:ident: $($feature:tt),*) => {
         [$(($feature, std::arch::$is!($feature))),*].into_iter().filter_map(|(name, has)| has.then_some(name)).collect()
