@@ -3,12 +3,13 @@
 # Starts it and returns at once. Whatever qemu wrote to the disk before a cut of its power stays; what the board's kernel had
 # not yet written is lost.
 power_on() {
+    boots=$((boots + 1))
     qemu-system-aarch64 -machine virt -cpu "${CPU:-cortex-a72}" -accel tcg,thread=multi -smp 2 -m 1G -display none -no-reboot \
         -kernel "$work/vmlinuz" -initrd "$work/initrd.img" -append "root=/dev/vda rw console=ttyAMA0 panic=-1 systemd.firstboot=no" \
         -drive "file=$work/disk.img,format=raw,if=none,id=disk" -device virtio-blk-pci,drive=disk -device virtio-rng-pci \
         -netdev "user,id=net,hostfwd=tcp:127.0.0.1:$shell_port-:22" -device virtio-net-pci,netdev=net,romfile= \
         -device qemu-xhci -chardev "socket,id=line,path=$work/line,server=on,wait=off" \
-        -qmp "unix:$work/monitor,server=on,wait=off" -serial "file:$work/console.$((++boots)).log" 2> "$work/qemu.log" &
+        -qmp "unix:$work/monitor,server=on,wait=off" -serial "file:$work/console.$boots.log" 2> "$work/qemu.log" &
     board=$!
 }
 
