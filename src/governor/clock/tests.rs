@@ -1,6 +1,8 @@
 //! What is written into a board's files, and what is there afterwards.
 
 use super::super::readings::sysfs::tests::{tree, write};
+use super::note::NOTE;
+use super::policy::{CPUS, STEP};
 use super::*;
 use proptest::prelude::*;
 use std::os::unix::fs::symlink;
