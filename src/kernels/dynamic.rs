@@ -65,7 +65,7 @@ pub struct Dynamic {
 /// What makes the sums of products.
 #[derive(Clone, Debug)]
 enum Sums {
-    Dense(Conv),
+    Dense(Box<Conv>),
     Depthwise(Box<Depthwise>),
 }
 
@@ -95,7 +95,7 @@ impl Dynamic {
         let (image, output) = (params.conv.input, params.conv.output);
         let sums = match params.conv.is_depthwise() {
             true => Sums::Depthwise(Box::new(Depthwise::new(&params.conv)?)),
-            false => Sums::Dense(Conv::prepare_sums(isa, &params.conv)?),
+            false => Sums::Dense(Box::new(Conv::prepare_sums(isa, &params.conv)?)),
         };
         let import = Import::prepare(isa, params.order, Element::Float { scale: 1.0, zero_point: 0 }, image, 0)?;
         let channel = |o: usize| Channel {
