@@ -16,7 +16,7 @@
 //!
 //! Every loop works on raw pointers after one check of the whole strip ([`Strip::check`], [`Depthwise::check`]).
 
-use super::conv::{After, Kernel, Strip};
+use super::conv::{After, Kernel, Residual, Strip};
 use super::depthwise::Depthwise;
 use super::pack::{LANES, NarrowRule, Style, Weights};
 use super::portable::Portable;
@@ -242,14 +242,7 @@ struct Shared<'a, const VECTORS: usize> {
     columns: usize,
     /// Bytes from one pixel to the next: input (half of what it is in the widened one), output, residual.
     steps: [usize; 3],
-    after: Then<'a>,
-}
-
-/// [`After`] without what differs from tile to tile.
-enum Then<'a> {
-    Quantize,
-    Add(&'a OutputQuant, &'a AddQuant),
-    Sums,
+    after: After<'a>,
 }
 
 impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
@@ -270,21 +263,15 @@ impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
                 scale[v] = _mm256_loadu_ps(strip.block.scale[v * 8..][..8].as_ptr());
             }
         }
-        let unused = OutputQuant::full(0);
-        let (after, last, residual) = match &strip.after {
-            After::Quantize(quant) => (Then::Quantize, *quant, 0),
-            After::Add(quant, residual) => (Then::Add(quant, residual.add), &residual.add.output, residual.grid.step_x),
-            After::Sums => (Then::Sums, &unused, 0),
-        };
         Shared {
             narrow: (narrow, weights.0),
             wide: (wide, weights.1),
             bias,
             scale,
-            finish: Finish::new(last),
+            finish: Finish::new(&strip.after.bytes()),
             columns: strip.block.columns,
-            steps: [strip.windows.step_x, strip.pixels.step_x, residual],
-            after,
+            steps: [strip.windows.step_x, strip.pixels.step_x, strip.residual().map_or(0, |r| r.grid.step_x)],
+            after: strip.after,
         }
     }
 }
@@ -376,23 +363,23 @@ unsafe fn tile<const VECTORS: usize, const FULL: bool, const PIXELS: usize>(shar
         }
         let columns = if FULL { VECTORS * 8 } else { shared.columns };
         match shared.after {
-            Then::Quantize => {
+            After::Quantize(_) => {
                 for acc in &mut acc {
                     for (acc, &scale) in acc.iter_mut().zip(&shared.scale) {
                         *acc = scaled(*acc, scale);
                     }
                 }
             }
-            Then::Add(quant, add) => {
+            After::Add(quant, Residual { add, .. }) => {
                 for (p, acc) in acc.iter_mut().enumerate() {
                     let other = others(at.residual.add(p * shared.steps[2]), columns);
                     *acc = plus(add, quant, *acc, shared.scale, other);
                 }
             }
-            Then::Sums => {}
+            After::Sums => {}
         }
         match shared.after {
-            Then::Sums => acc.iter().enumerate().for_each(|(p, acc)| put_sums(acc, at.pixel.add(p * shared.steps[1]), columns)),
+            After::Sums => acc.iter().enumerate().for_each(|(p, acc)| put_sums(acc, at.pixel.add(p * shared.steps[1]), columns)),
             _ => emit(&shared.finish, acc, at.pixel, shared.steps[1], columns),
         }
         at.bytes = at.bytes.wrapping_add(PIXELS * shared.steps[0]);

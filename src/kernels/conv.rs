@@ -165,6 +165,7 @@ impl Grid {
 }
 
 /// Where a residual is read.
+#[derive(Clone, Copy)]
 pub(crate) struct Residual<'a> {
     pub add: &'a AddQuant,
     /// `None`: the output holds it and is overwritten.
@@ -189,6 +190,7 @@ pub(crate) struct Strip<'a> {
 }
 
 /// What becomes of the sums.
+#[derive(Clone, Copy)]
 pub(crate) enum After<'a> {
     /// Bytes.
     Quantize(&'a OutputQuant),
@@ -199,6 +201,15 @@ pub(crate) enum After<'a> {
 }
 
 impl After<'_> {
+    /// Zero point and range of the bytes that are written; of sums any.
+    pub fn bytes(&self) -> OutputQuant {
+        match self {
+            After::Quantize(quant) => **quant,
+            After::Add(_, residual) => residual.add.output,
+            After::Sums => OutputQuant::full(0),
+        }
+    }
+
     /// Bytes of one output value.
     pub fn size(&self) -> usize {
         if matches!(self, After::Sums) { 4 } else { 1 }
@@ -448,10 +459,14 @@ impl Conv {
         residual: Option<&'a [u8]>,
     ) -> Strip<'a> {
         let base = self.origin + rows.start * self.steps[0] - input_base;
-        let (pixels, after) = match self.residual(residual, rows.start, block.channel, output_base) {
-            _ if self.sums => (self.sums_grid(rows.start, block.channel, output_base), After::Sums),
-            None => (Grid::of(&self.output, rows.start, block.channel, output_base), After::Quantize(&self.quant)),
-            Some(residual) => (Grid::of(&self.output, rows.start, block.channel, output_base), After::Add(&self.quant, residual)),
+        let pixels = match self.sums {
+            true => self.sums_grid(rows.start, block.channel, output_base),
+            false => Grid::of(&self.output, rows.start, block.channel, output_base),
+        };
+        let after = match self.residual(residual, rows.start, block.channel, output_base) {
+            _ if self.sums => After::Sums,
+            None => After::Quantize(&self.quant),
+            Some(residual) => After::Add(&self.quant, residual),
         };
         Strip {
             block,

@@ -9,7 +9,7 @@
 //!
 //! Wide: `SMLAL` on 16-bit pairs, with the same two partial sums. Depthwise: see [`depthwise`].
 
-use super::conv::{After, Grid, Kernel, Strip};
+use super::conv::{After, Grid, Kernel, Residual, Strip};
 use super::depthwise::Depthwise;
 use super::pack::{GROUP, LANES, NarrowRule, Run, Style, Weights};
 use super::{AddQuant, OutputQuant};
@@ -199,36 +199,23 @@ struct Shared<'a> {
     finish: Finish,
     lanes: usize,
     columns: usize,
-    after: Then<'a>,
-}
-
-/// [`After`] without what differs from tile to tile.
-enum Then<'a> {
-    Quantize,
-    Add(&'a OutputQuant, &'a AddQuant),
-    Sums,
+    after: After<'a>,
 }
 
 impl<'a> Shared<'a> {
     #[target_feature(enable = "neon")]
     fn new(strip: &Strip<'a>, weights: *const i8, element: usize) -> Self {
         let block = strip.block;
-        let unused = OutputQuant::full(0);
-        let (after, last) = match &strip.after {
-            After::Quantize(quant) => (Then::Quantize, *quant),
-            After::Add(quant, residual) => (Then::Add(quant, residual.add), &residual.add.output),
-            After::Sums => (Then::Sums, &unused),
-        };
         Shared {
             runs: block.runs(),
             weights,
             group: block.lanes() * 4 * element,
             bias: &block.bias,
             scale: &block.scale,
-            finish: Finish::new(last),
+            finish: Finish::new(&strip.after.bytes()),
             lanes: block.lanes(),
             columns: block.columns,
-            after,
+            after: strip.after,
         }
     }
 
@@ -241,7 +228,7 @@ impl<'a> Shared<'a> {
     unsafe fn emit<const QUADS: usize, const PIXELS: usize>(&self, acc: [[int32x4_t; QUADS]; PIXELS], lane: usize, at: &[Place; PIXELS]) {
         // SAFETY: scale has 16 lanes; the lanes are part of `columns` where all are written.
         unsafe {
-            if !matches!(self.after, Then::Quantize) || self.columns < lane + 4 * QUADS {
+            if !matches!(self.after, After::Quantize(_)) || self.columns < lane + 4 * QUADS {
                 return acc.into_iter().enumerate().for_each(|(p, acc)| self.emit_one(acc, lane, at[p]));
             }
             let scale: [float32x4_t; QUADS] = std::array::from_fn(|q| vld1q_f32(self.scale.as_ptr().add(lane + 4 * q)));
@@ -265,9 +252,9 @@ impl<'a> Shared<'a> {
         unsafe {
             let scale = |q: usize| vld1q_f32(self.scale.as_ptr().add(lane + 4 * q));
             let values: [int32x4_t; QUADS] = match self.after {
-                Then::Sums => return put_sums(&acc, at.pixel.wrapping_add(4 * lane), count),
-                Then::Quantize => std::array::from_fn(|q| scaled(acc[q], scale(q))),
-                Then::Add(quant, add) => {
+                After::Sums => return put_sums(&acc, at.pixel.wrapping_add(4 * lane), count),
+                After::Quantize(_) => std::array::from_fn(|q| scaled(acc[q], scale(q))),
+                After::Add(quant, Residual { add, .. }) => {
                     let other = get(residual, count);
                     let others = [vmovl_s8(vget_low_s8(other)), vmovl_high_s8(other)];
                     let quad = |q: usize| if q.is_multiple_of(2) { vget_low_s16(others[q / 2]) } else { vget_high_s16(others[q / 2]) };
