@@ -4,33 +4,25 @@
 
 use super::lower::draft::Fixed;
 use super::lower::{Lowering, Value};
-use super::onnx::graph::input;
+use super::onnx::graph::{input, node_name};
 use super::onnx::pb::{NodeProto, TensorProto};
 use super::onnx::{attribute, tensor};
 use super::quantized::conv::Conv;
 use super::quantized::linear::Linear;
-use super::quantized::product::Product;
+use super::quantized::product::{Numbers, Product};
 use super::quantized::window::Fitted;
 use super::quantized::{Array, Kind, Operator, QuantizedType};
 use super::recognize::{Context, Weights};
-use crate::kernels::{self, ConvParams, DynamicParams, Layout, Order, reference};
+use crate::kernels::{self, DynamicParams, Layout, Order, reference};
 use serde::{Deserialize, Serialize};
 
 /// One dynamically quantized operator with everything but its input and weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dynamic {
-    /// Name of the ONNX node.
-    pub name: String,
-    form: Form,
+    /// The product of the quantized input, a `Conv` or a `Linear` whose scales of input and output are 1.
+    product: Operator,
     /// In real numbers, one an output channel.
     bias: Vec<f32>,
-}
-
-/// The product of the quantized input.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum Form {
-    Linear(Linear),
-    Conv(Conv),
 }
 
 /// A dynamic operator with the values that it reads.
@@ -59,13 +51,12 @@ pub fn recognize(context: &Context, node: &NodeProto) -> Option<Found> {
         return None;
     }
     let weights = weights(context, integer, scale.1)?;
-    let (form, channels) = form(integer, &weights)?;
+    let (product, channels) = (operator(context, integer, &weights)?, *weights.shape.get(weights.axis)?);
     let bias = match bias {
         None => vec![0.0; channels],
-        Some(bias) => vector(context, bias, matches!(form, Form::Conv(_)), channels)?,
+        Some(bias) => vector(context, bias, matches!(product.kind, Kind::Conv(_)), channels)?,
     };
-    let name = super::onnx::graph::node_name(integer).to_string();
-    Some(Found { dynamic: Dynamic { name, form, bias }, input: input(quantize, 0)?.to_string(), weights: weights.name })
+    Some(Found { dynamic: Dynamic { product, bias }, input: input(quantize, 0)?.to_string(), weights: weights.name })
 }
 
 /// The integer product that `product` scales, and the names and constants of its two scales.
@@ -85,26 +76,21 @@ fn scaled<'a>(context: &Context<'a>, product: &'a NodeProto) -> Option<(&'a Node
 
 /// The weights of an integer product with `scale`. Per-channel scales lie along the output channels.
 fn weights(context: &Context, integer: &NodeProto, scale: &TensorProto) -> Option<Weights> {
-    let zero = input(integer, 3).map(|name| context.index.constant(name)).map_or(Some(None), |zero| zero.map(Some))?;
+    let zero = context.optional_constant(integer, 3)?;
     let rank = context.index.constant_input(integer, 1)?.dims.len();
     let axis = if integer.op_type == "ConvInteger" { 0 } else { rank.checked_sub(1)? };
     context.described_weights(integer, 1, scale, zero, axis)
 }
 
-fn form(integer: &NodeProto, weights: &Weights) -> Option<(Form, usize)> {
-    let product = Product {
-        weight_scales: weights.scales.clone(),
-        weight_zeros: weights.zeros.clone(),
-        bias: Vec::new(),
-        low: i8::MIN,
-        high: i8::MAX,
+fn operator(context: &Context, integer: &NodeProto, weights: &Weights) -> Option<Operator> {
+    let unit = QuantizedType { scale: 1.0, zero: 0, unsigned: false };
+    let product = Product::of_reals(context, weights, None, unit, (i8::MIN, i8::MAX))?;
+    let kind = match integer.op_type.as_str() {
+        "ConvInteger" => Kind::Conv(Conv::new(integer, &weights.shape, product)?),
+        _ if weights.shape.len() == 2 => Kind::Linear(Linear { transposed: false, product }),
+        _ => return None,
     };
-    let channels = *weights.shape.get(weights.axis)?;
-    match integer.op_type.as_str() {
-        "ConvInteger" => Some((Form::Conv(Conv::new(integer, &weights.shape, product)?), channels)),
-        _ if weights.shape.len() == 2 => Some((Form::Linear(Linear { transposed: false, product }), channels)),
-        _ => None,
-    }
+    Some(Operator { name: node_name(integer).to_string(), kind, inputs: vec![unit], output: unit })
 }
 
 /// A constant, or one that is only reshaped, with one value for each output channel: of a convolution the second axis, of a
@@ -127,94 +113,85 @@ fn vector(context: &Context, value: &str, is_conv: bool, channels: usize) -> Opt
     (along && values.len() == channels && values.iter().all(|v| v.is_finite())).then_some(values)
 }
 
-/// The convolution that an operator is on an input of known shape.
+/// The convolution that a product is on an input of known shape.
 struct Placed {
     conv: Conv,
-    /// Stands for the input and output of the integer product, whose units are 1.
-    op: Operator,
     fitted: Fitted,
     input: Layout,
     output: Layout,
     /// Output channels first.
     weights: Array,
-}
-
-impl Placed {
-    fn params<R>(&self, layouts: [Layout; 2], order: Order, bias: &[f32], use_them: impl FnOnce(&DynamicParams) -> R) -> R {
-        let numbers = self.conv.numbers(&self.op, &self.weights);
-        let conv: ConvParams = self.conv.params(&self.op, &self.fitted, layouts, &numbers);
-        use_them(&DynamicParams { conv, order, weight_scales: &numbers.multipliers, bias })
-    }
+    order: Order,
 }
 
 impl Dynamic {
+    /// Name of the ONNX node.
+    pub fn name(&self) -> &str {
+        &self.product.name
+    }
+
     pub fn kind_name(&self) -> &'static str {
-        match self.form {
-            Form::Linear(_) => "MatMulInteger",
-            Form::Conv(_) => "ConvInteger",
-        }
+        if self.is_conv() { "ConvInteger" } else { "MatMulInteger" }
+    }
+
+    fn is_conv(&self) -> bool {
+        matches!(self.product.kind, Kind::Conv(_))
     }
 
     /// Shape of the output for an input and weights of these shapes.
-    pub fn shape(&self, input: &[usize], weights: &[usize]) -> Result<Vec<usize>, String> {
-        let shape = match &self.form {
-            Form::Linear(linear) => {
-                let [_, _, columns] = linear.sizes(input, weights)?;
-                [&input[..input.len() - 1], &[columns]].concat()
-            }
-            Form::Conv(conv) => {
-                let (fitted, _, output) = conv.fit(input, weights)?;
-                [&[input[0], output.channels], fitted.spatial(input.len() - 2)].concat()
-            }
-        };
-        let elements = shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
-        let fits = elements.is_some_and(|n| (1..1 << 31).contains(&n));
-        if fits { Ok(shape) } else { Err(format!("asks for an output of shape {shape:?}")) }
+    pub fn shape(&self, inputs: &[Vec<usize>]) -> Result<Vec<usize>, String> {
+        let shape = self.product.shape(inputs)?;
+        if shape.contains(&0) { Err(format!("asks for an output of shape {shape:?}")) } else { Ok(shape) }
     }
 
     fn place(&self, shape: &[usize], weights: &Array) -> Result<Placed, String> {
-        let unit = QuantizedType { scale: 1.0, zero: 0, unsigned: false };
-        let (conv, weights, (fitted, input, output)) = match &self.form {
-            Form::Linear(linear) => {
+        match &self.product.kind {
+            Kind::Linear(linear) => {
                 let [rows, depth, columns] = linear.sizes(shape, &weights.shape)?;
-                let conv = linear.conv();
+                let (conv, weights) = (linear.conv(), weights.permuted(&[1, 0]));
                 let fitted = conv.window.fit(&[rows, 1])?;
-                (conv, weights.permuted(&[1, 0]), (fitted, Layout::new(rows, 1, depth), Layout::new(rows, 1, columns)))
+                let (input, output) = (Layout::new(rows, 1, depth), Layout::new(rows, 1, columns));
+                Ok(Placed { conv, fitted, input, output, weights, order: Order::Pixels })
             }
-            Form::Conv(conv) => (conv.clone(), weights.clone(), conv.fit(shape, &weights.shape)?),
-        };
-        let op = Operator { name: self.name.clone(), kind: Kind::Conv(conv.clone()), inputs: vec![unit], output: unit };
-        Ok(Placed { conv, op, fitted, input, output, weights })
+            Kind::Conv(conv) => {
+                let (fitted, input, output) = conv.fit(shape, &weights.shape)?;
+                Ok(Placed { conv: conv.clone(), fitted, input, output, weights: weights.clone(), order: Order::Planes })
+            }
+            _ => Err(format!("a product of the kind {}", self.product.kind_name())),
+        }
+    }
+
+    fn params<'a>(&'a self, placed: &Placed, input: Layout, order: Order, numbers: &'a Numbers) -> DynamicParams<'a> {
+        let conv = placed.conv.params(&self.product, &placed.fitted, [input, placed.output], numbers);
+        DynamicParams { conv, order, weight_scales: &numbers.multipliers, bias: &self.bias }
     }
 
     /// The output in the plainest way. All images of a batch share the input's range.
     pub fn eval(&self, shape: &[usize], input: &[f32], weights: &Array) -> Result<Vec<f32>, String> {
         let placed = self.place(shape, weights)?;
+        let (from, to, numbers) = (placed.input, placed.output, placed.conv.numbers(&self.product, &placed.weights));
+        let params = self.params(&placed, from, Order::Pixels, &numbers);
         let quantization = reference::own_quantization(input);
-        let evaluate = |input: &[f32]| {
-            let layouts = [placed.input, placed.output];
-            placed.params(layouts, Order::Pixels, &self.bias, |params| reference::dynamic(params, quantization, input))
-        };
-        let (from, to) = (placed.input, placed.output);
+        let evaluate = |input: &[f32]| reference::dynamic(&params, quantization, input);
+        if placed.order == Order::Pixels {
+            return Ok(evaluate(input));
+        }
         let image = |image: &[f32]| turned(&evaluate(&turned(image, from.channels)), to.height * to.width);
-        Ok(match &self.form {
-            Form::Linear(_) => evaluate(input),
-            Form::Conv(_) => input.chunks_exact(from.height * from.width * from.channels).flat_map(image).collect(),
-        })
+        Ok(input.chunks_exact(from.height * from.width * from.channels).flat_map(image).collect())
     }
 
     /// A step from one native tensor to another.
     pub fn lower(&self, to: &mut Lowering, input: Value, shape: &[usize], weights: &Array) -> Result<Value, String> {
-        if matches!(self.form, Form::Conv(_)) && shape[0] != 1 {
+        if self.is_conv() && shape[0] != 1 {
             return Err(format!("a batch of {}: expected 1", shape[0]));
         }
-        let placed = self.place(shape, weights)?;
-        let made = self.shape(shape, &weights.shape)?;
-        let order = if matches!(self.form, Form::Linear(_)) { Order::Pixels } else { Order::Planes };
-        let empty = placed.conv.params(&placed.op, &placed.fitted, [placed.input, placed.output], &Default::default()).border();
-        let layouts = [placed.input.with_border(empty), placed.output];
-        let bias = self.bias.clone();
-        let draft = Fixed(move |isa| placed.params(layouts, order, &bias, |params| kernels::Dynamic::prepare(isa, params)));
+        let (placed, op) = (self.place(shape, weights)?, self.clone());
+        let made = self.shape(&[shape.to_vec(), weights.shape.clone()])?;
+        let image = placed.input.with_border(placed.conv.padding(&self.product, &placed.fitted, [placed.input, placed.output]));
+        let draft = Fixed(move |isa| {
+            let numbers = placed.conv.numbers(&op.product, &placed.weights);
+            kernels::Dynamic::prepare(isa, &op.params(&placed, image, placed.order, &numbers))
+        });
         to.push_native(Box::new(draft), input, &made)
     }
 }

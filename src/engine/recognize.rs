@@ -114,8 +114,13 @@ impl<'a> Context<'a> {
         let rank = self.index.constant_input(node, 0)?.dims.len() as i64;
         let axis = attribute::int(node, "axis", 1);
         let axis = if axis < 0 { axis + rank } else { axis };
-        let zero = input(node, 2).map(|name| self.index.constant(name)).map_or(Some(None), |zero| zero.map(Some))?;
+        let zero = self.optional_constant(node, 2)?;
         self.described_weights(node, 0, self.index.constant_input(node, 1)?, zero, usize::try_from(axis).ok()?)
+    }
+
+    /// The constant in input `slot`, or none where the input is left out. `None` where something computes it.
+    pub fn optional_constant(&self, node: &NodeProto, slot: usize) -> Option<Option<&'a TensorProto>> {
+        input(node, slot).map_or(Some(None), |name| self.index.constant(name).map(Some))
     }
 
     /// The weights in `slot` of a QOperator node, scale and zero point behind them. Per-channel scales lie along the output
@@ -246,7 +251,7 @@ pub fn recognize(model: &mut ModelProto) -> Result<Absorbed, LoadCause> {
             *node = to_node(node, names.remove(&node.output[0]), new)?;
         }
         if let Some(dynamic::Found { dynamic, input, weights }) = node.output.first().and_then(|output| dynamic.remove(output)) {
-            *node = recognized_node(&node.output[0], DYNAMIC, &dynamic.name, &dynamic, vec![input, weights])?;
+            *node = recognized_node(&node.output[0], DYNAMIC, dynamic.name(), &dynamic, vec![input, weights])?;
         }
         for input in &mut node.input {
             while let Some(source) = same.get(input) {

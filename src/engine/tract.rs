@@ -16,9 +16,8 @@ use super::onnx::graph::{node_name, op_name};
 use super::onnx::pb::{ModelProto, ValueInfoProto};
 use super::onnx::tensor::MAX_DIM;
 use super::program::{Executor, Memory, Program};
-use super::quantized::NATIVE;
-use super::quantized::Operator;
-use super::recognize::{DYNAMIC, OP_TYPE};
+use super::quantized::{NATIVE, Operator};
+use super::recognize::{DYNAMIC, OP_TYPE, from_node};
 use super::report::{EngineNode, Placement};
 use super::spread::Spread;
 use crate::config::value::Size;
@@ -36,8 +35,8 @@ static ONNX: LazyLock<Onnx> = LazyLock::new(|| {
     onnx.op_register.insert("QuantizeLinear", qdq::quantize_linear);
     onnx.op_register.insert("DequantizeLinear", qdq::dequantize_linear);
     onnx.op_register.insert("LayerNormalization", ranked::layer_norm);
-    onnx.op_register.insert(OP_TYPE, operator::build);
-    onnx.op_register.insert(DYNAMIC, dynamic::build);
+    onnx.op_register.insert(OP_TYPE, operator::build::<Operator>);
+    onnx.op_register.insert(DYNAMIC, operator::build::<Dynamic>);
     onnx
 });
 
@@ -175,8 +174,10 @@ fn blame(model: &ModelProto, why: String) -> LoadCause {
     match found {
         Some((at, why)) => {
             let node = &graph.node[at];
-            let ours = super::recognize::from_node::<Operator>(node).map(|op| op.kind_name());
-            let ours = ours.or_else(|_| super::recognize::from_node::<Dynamic>(node).map(|op| op.kind_name()));
+            let ours = match node.op_type.as_str() {
+                OP_TYPE => from_node::<Operator>(node).map(|op| op.kind_name()),
+                _ => from_node::<Dynamic>(node).map(|op| op.kind_name()),
+            };
             let op = ours.map_or_else(|_| op_name(node), str::to_string);
             LoadCause::Node { node: node_name(node).to_string(), op, why }
         }

@@ -91,6 +91,11 @@ impl Conv {
         }
     }
 
+    /// The border that the input must have.
+    pub fn padding(&self, op: &Operator, fitted: &Fitted, layouts: [Layout; 2]) -> Border {
+        self.params(op, fitted, layouts, &Numbers::default()).border()
+    }
+
     /// `weights` have the output channels first.
     pub fn numbers(&self, op: &Operator, weights: &Array) -> Numbers {
         let out = weights.shape[0];
@@ -125,7 +130,7 @@ impl Behaviour for Conv {
         }
         let Some(weights) = inputs[1].constant.clone() else { return Ok(None) };
         let (fitted, from, out) = self.fit(&shape, &weights.shape)?;
-        let border = self.params(op, &fitted, [from, out], &Numbers::default()).border();
+        let border = self.padding(op, &fitted, [from, out]);
         let input = to.image(&inputs[0], &Roles::first(shape.len()), Some(border), op.inputs[0])?;
         let output_shape = self.shape(op, &[shape.clone(), weights.shape.clone()])?;
         let output = to.output(&output_shape, &Roles::first(shape.len()), op.output);
@@ -134,8 +139,7 @@ impl Behaviour for Conv {
     }
 
     fn border(&self, op: &Operator, inputs: &[Vec<usize>]) -> Border {
-        let empty = Numbers::default();
         let fitted = self.fit(&inputs[0], &inputs[1]);
-        fitted.map_or(Border::default(), |(fitted, from, to)| self.params(op, &fitted, [from, to], &empty).border())
+        fitted.map_or(Border::default(), |(fitted, from, to)| self.padding(op, &fitted, [from, to]))
     }
 }

@@ -2,7 +2,7 @@
 //! islands that tract runs.
 
 use super::dynamic::DynamicallyQuantized;
-use super::operator::{Quantized, to_array};
+use super::operator::{Ours, Quantized, to_array};
 use super::qdq::{Dequantize, Quantize};
 use super::{concrete, dtype};
 use crate::engine::lower::{Lowering, Operand, Origin, Value};
@@ -46,7 +46,7 @@ fn borders(model: &TypedModel, order: &[usize]) -> TractResult<HashMap<OutletId,
     let mut borders: HashMap<OutletId, Border> = HashMap::new();
     for &id in order {
         let node = model.node(id);
-        if let Some(Quantized(op)) = node.op_as::<Quantized>() {
+        if let Some(Ours(op)) = node.op_as::<Quantized>() {
             let shapes = node.inputs.iter().map(|&i| shape(model, i)).collect::<TractResult<Vec<_>>>()?;
             let wanted = borders.entry(node.inputs[0]).or_default();
             *wanted = wanted.union(op.border(&shapes));
@@ -112,7 +112,7 @@ impl Walk<'_> {
     /// The node as a step or a view, where it can be one.
     fn kernel(&mut self, node: &TypedNode) -> TractResult<Option<Value>> {
         let first = node.inputs.first().and_then(|i| self.values.get(i)).copied();
-        if let Some(Quantized(op)) = node.op_as::<Quantized>() {
+        if let Some(Ours(op)) = node.op_as::<Quantized>() {
             let operands = node.inputs.iter().map(|&i| self.operand(i)).collect::<TractResult<Vec<_>>>()?;
             // What cannot be lowered runs by its plain evaluation; the shapes were checked before.
             return Ok(op.lower(&mut self.lowering, &operands).unwrap_or_else(|why| {
@@ -121,7 +121,7 @@ impl Walk<'_> {
             }));
         }
         let Some(value) = first else { return Ok(None) };
-        if let Some(DynamicallyQuantized(op)) = node.op_as::<DynamicallyQuantized>() {
+        if let Some(Ours(op)) = node.op_as::<DynamicallyQuantized>() {
             let Some(weights) = &self.model.outlet_fact(node.inputs[1])?.konst else { return Ok(None) };
             let (shape, weights) = (shape(self.model, node.inputs[0])?, to_array(weights)?);
             return Ok(op.lower(&mut self.lowering, value, &shape, &weights).ok());
