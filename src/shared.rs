@@ -53,11 +53,12 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// How worker `index` uses the cores: see [`Spread::dealt`].
+    /// How worker `index` uses the cores.
     pub fn spread_of(&self, index: usize) -> Spread {
-        let dealt = || Spread::dealt(self.threads, &self.cores).nth(index);
-        let stages = self.stages.as_ref().map(|stages| Spread::Stages(stages.clone()));
-        stages.or_else(dealt).unwrap_or_else(|| Spread::threads(self.threads))
+        match &self.stages {
+            Some(stages) => Spread::Stages(stages.clone()),
+            None => Spread::of_worker(index, self.threads, &self.cores),
+        }
     }
 }
 

@@ -73,9 +73,11 @@ pub fn main(args: &Args) -> Result<(), Failure> {
 
 /// How each worker uses the cores.
 fn spreads(args: &Args, workers: usize) -> Result<Vec<Spread>, Failure> {
-    let (threads, cores) = (usize::from(args.threads), args.cores.clone());
-    let Some(stages) = args.stages.map(usize::from) else { return Ok(Spread::dealt(threads, &cores).take(workers).collect()) };
-    let stages = Stages::new(stages, &cores)
+    let (threads, cores) = (usize::from(args.threads), &args.cores);
+    let Some(stages) = args.stages.map(usize::from) else {
+        return Ok((0..workers).map(|index| Spread::of_worker(index, threads, cores)).collect());
+    };
+    let stages = Stages::new(stages, cores)
         .ok_or_else(|| Failure::Usage(format!("--stages: expected at most one a CPU of --cores ({}), found {stages}", cores.len())))?;
     Ok(vec![Spread::Stages(Arc::new(stages)); workers])
 }

@@ -221,9 +221,7 @@ impl InferenceConfig {
         self.check_stages(at);
         at.expect(self.drain <= Span::secs(600), "drain", || format!("expected 0s to 10m, found {}", self.drain));
     }
-}
 
-impl InferenceConfig {
     fn check_stages(&self, at: &mut Checker) {
         let InferenceConfig { stages, workers, threads, ref cores, .. } = *self;
         at.expect(stages >= 1, "stages", || format!("expected at least 1, found {stages}"));

@@ -84,7 +84,7 @@ impl Effort {
 
 /// Runs `model` three times to warm up, then measures each run of the engine.
 pub fn bench(model: &Model, threads: usize, effort: Effort) -> Result<BenchResult, RunError> {
-    let mut session = warm(model, threads)?;
+    let mut session = warm(model, &Spread::threads(threads))?;
     let mut times = Vec::new();
     measure(&mut session, effort, &mut times)?;
     Ok(summarize(model, session.threads(), &mut times))
@@ -111,7 +111,7 @@ pub fn bench_in_turns<const MODELS: usize>(
     threads: usize,
     time: Duration,
 ) -> Result<[BenchResult; MODELS], RunError> {
-    let mut sessions = models.iter().map(|model| warm(model, threads)).collect::<Result<Vec<Session>, _>>()?;
+    let mut sessions = models.iter().map(|model| warm(model, &Spread::threads(threads))).collect::<Result<Vec<Session>, _>>()?;
     let mut times = models.map(|_| Vec::new());
     for _ in 0..TURNS {
         for (session, times) in sessions.iter_mut().zip(&mut times) {
@@ -139,7 +139,7 @@ pub struct Throughput {
 
 /// Runs one session for each of `spreads`, all at once, for about `time`.
 pub fn throughput(model: &Model, spreads: &[Spread], time: Duration) -> Result<Throughput, RunError> {
-    let sessions = spreads.iter().map(|spread| warm_on(model, spread)).collect::<Result<Vec<Session>, _>>()?;
+    let sessions = spreads.iter().map(|spread| warm(model, spread)).collect::<Result<Vec<Session>, _>>()?;
     let threads = sessions.iter().map(Session::threads).max().unwrap_or(1);
     let start = Instant::now();
     let run = |mut session: Session| {
@@ -165,11 +165,7 @@ pub fn throughput(model: &Model, spreads: &[Spread], time: Duration) -> Result<T
 }
 
 /// A session that has run some times, on the inputs of every measurement.
-fn warm(model: &Model, threads: usize) -> Result<Session, RunError> {
-    warm_on(model, &Spread::threads(threads))
-}
-
-fn warm_on(model: &Model, spread: &Spread) -> Result<Session, RunError> {
+fn warm(model: &Model, spread: &Spread) -> Result<Session, RunError> {
     let mut session = model.session_on(spread)?;
     fill(&mut session);
     (0..WARM_UPS).try_for_each(|_| session.run())?;

@@ -31,7 +31,17 @@ enum Place {
 
 enum Action {
     Kernel { step: Box<dyn Step>, reads: [Place; READS], write: Range<usize> },
-    Island { number: usize, reads: Vec<Place>, writes: Vec<Range<usize>> },
+    Island { number: usize, weight_bytes: u64, reads: Vec<Place>, writes: Vec<Range<usize>> },
+}
+
+impl Action {
+    /// Bytes of its weights.
+    fn weight_bytes(&self) -> u64 {
+        match self {
+            Action::Kernel { step, .. } => step.weight_bytes() as u64,
+            Action::Island { weight_bytes, .. } => *weight_bytes,
+        }
+    }
 }
 
 struct Planned {
@@ -64,7 +74,7 @@ impl Prepared {
                 step.macs() + 4 * (reads.iter().map(|place| self.bytes(place)).sum::<usize>() + write.len()) as u64
             }
             // Not known: each weight is multiplied at least once.
-            Action::Island { number, .. } => island_weights(&self.islands[*number]),
+            Action::Island { weight_bytes, .. } => *weight_bytes,
         }
     }
 
@@ -107,6 +117,7 @@ pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Resu
             }
             Work::Island(number) => Action::Island {
                 number: *number,
+                weight_bytes: island_weights(&islands[*number]),
                 reads: record.reads.iter().map(|&r| place(r)).collect(),
                 writes: record.writes.iter().map(|&w| range(&plan, &buffers, w)).collect(),
             },
@@ -114,7 +125,7 @@ pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Resu
         steps.push(Planned { name: record.name.clone(), action });
     }
     let kernels = || steps.iter().filter_map(|s| if let Action::Kernel { step, .. } = &s.action { Some(step) } else { None });
-    let weights = kernels().map(|s| s.weight_bytes() as u64).sum::<u64>() + islands.iter().map(|i| island_weights(i)).sum::<u64>();
+    let weights = steps.iter().map(|s| s.action.weight_bytes()).sum();
     let scratch = kernels().map(|s| s.scratch_bytes()).max().unwrap_or(0);
     let outputs = outputs.into_iter().map(place).collect();
     let memory = Memory { activations: plan.size() as u64, weights };
@@ -204,14 +215,14 @@ impl Program for NativeProgram {
                     name,
                     op: step.describe(),
                     macs: step.macs(),
-                    weight_bytes: step.weight_bytes() as u64,
+                    weight_bytes: planned.action.weight_bytes(),
                     activation_bytes: reads.iter().map(bytes).sum::<u64>() + write.len() as u64,
                 },
-                Action::Island { number, reads, writes } => EngineNode {
+                Action::Island { reads, writes, .. } => EngineNode {
                     name,
                     op: "tract".to_string(),
                     macs: 0,
-                    weight_bytes: island_weights(&self.0.islands[*number]),
+                    weight_bytes: planned.action.weight_bytes(),
                     activation_bytes: reads.iter().map(bytes).sum::<u64>() + writes.iter().map(|w| w.len() as u64).sum::<u64>(),
                 },
             }
@@ -307,7 +318,7 @@ impl State {
                 }
                 Ok(())
             }
-            Action::Island { number, reads, writes } if index == 0 => self.island(*number, reads, writes),
+            Action::Island { number, reads, writes, .. } if index == 0 => self.island(*number, reads, writes),
             Action::Island { .. } => Ok(()),
         }
     }

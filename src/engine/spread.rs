@@ -23,11 +23,10 @@ impl Spread {
         Spread::Threads { threads, cores: Vec::new() }
     }
 
-    /// For one worker after the other: `threads` threads each. `cores` are dealt out thread by thread, and again from their start
-    /// when they end; without any a thread runs anywhere.
-    pub fn dealt(threads: usize, cores: &[usize]) -> impl Iterator<Item = Spread> {
-        let mut cores = cores.iter().copied().cycle();
-        std::iter::repeat_with(move || Spread::Threads { threads, cores: cores.by_ref().take(threads).collect() })
+    /// Of worker `index`, with `threads` threads each. `cores` are dealt out worker by worker, thread by thread, and again from
+    /// their start when they end; without any a thread runs anywhere.
+    pub fn of_worker(index: usize, threads: usize, cores: &[usize]) -> Spread {
+        Spread::Threads { threads, cores: cores.iter().copied().cycle().skip(index * threads).take(threads).collect() }
     }
 }
 
