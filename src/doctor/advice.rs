@@ -4,20 +4,21 @@ use super::Finding;
 use super::board::Board;
 use super::throttling::{Limits, shows};
 use crate::governor::config::NO_CELSIUS_LIMIT;
-use crate::governor::readings::{Quantity, Why, firmware_bits};
+use crate::governor::readings::{LIMITED, Quantity, SINCE_BOOT, UNDER_VOLTAGE, Why};
 use crate::governor::{GovernorConfig, Probe, Readings};
 use std::path::Path;
 
-/// Bits of the Raspberry Pi's firmware: under-voltage, now or since boot.
-const LOW_VOLTAGE: u32 = 0x1_0001;
-/// Clock capped, throttled or soft limit, now or since boot.
-const THROTTLED: u32 = 0xE_000E;
+/// Bits of the Raspberry Pi's firmware, now or since boot.
+const LOW_VOLTAGE: u32 = UNDER_VOLTAGE | UNDER_VOLTAGE << SINCE_BOOT;
+const THROTTLED: u32 = LIMITED | LIMITED << SINCE_BOOT;
 
 /// Everything that was seen.
 pub struct Seen<'a> {
     pub root: &'a Path,
     pub board: &'a Board,
     pub limits: &'a Limits,
+    /// The Raspberry Pi firmware's bits; 0 where there are none.
+    pub firmware: u32,
     pub probes: &'a [Probe],
     /// One look of the governor.
     pub readings: &'a Readings,
@@ -41,8 +42,7 @@ pub fn advice(seen: &Seen) -> Vec<String> {
 }
 
 fn supply(seen: &Seen, advice: &mut Vec<String>) {
-    let bits = firmware_bits(seen.root).unwrap_or(0);
-    if bits & LOW_VOLTAGE == 0 && seen.readings.under_voltage != Some(true) {
+    if seen.firmware & LOW_VOLTAGE == 0 && seen.readings.under_voltage != Some(true) {
         return;
     }
     let when = if seen.readings.under_voltage == Some(true) { "is too low now" } else { "was too low since the last boot" };
@@ -55,7 +55,7 @@ fn supply(seen: &Seen, advice: &mut Vec<String>) {
 }
 
 fn heat(seen: &Seen, advice: &mut Vec<String>) {
-    let (bits, governor) = (firmware_bits(seen.root).unwrap_or(0), seen.governor);
+    let (bits, governor) = (seen.firmware, seen.governor);
     let hot = seen.readings.celsius.filter(|celsius| *celsius > governor.max_celsius - governor.celsius_band);
     let why = match hot {
         Some(celsius) => format!("It is at {celsius:.0} °C, where jouled slows itself down"),

@@ -5,6 +5,7 @@ pub mod board;
 pub mod throttling;
 
 use crate::config::Config;
+use crate::governor::readings::firmware_bits;
 use crate::governor::{GovernorConfig, Probe, Sensors, probe};
 use crate::registry::{Registry, reasons};
 use crate::source::SourceConfig;
@@ -66,13 +67,15 @@ impl Diagnosis {
             _ => (GovernorConfig::default(), &[][..]),
         };
         let board = Board::look(root);
-        let limits = Limits::look(root, &board);
+        let firmware = firmware_bits(root);
+        let limits = Limits::look(root, &board, firmware.is_some());
         let about = throttling::about(&board, &limits, &readings, &governor, !matches!(configuration, Some(Ok(_))));
         let look = Sensors::new(root, governor.thermal_zone.as_deref()).read(Duration::ZERO);
         let seen = Seen {
             root,
             board: &board,
             limits: &limits,
+            firmware: firmware.unwrap_or(0),
             probes: &readings,
             readings: &look,
             governor: &governor,

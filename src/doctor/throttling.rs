@@ -2,7 +2,7 @@
 
 use super::board::Board;
 use crate::governor::config::NO_CELSIUS_LIMIT;
-use crate::governor::readings::{Quantity, Trip, firmware_bits, trips};
+use crate::governor::readings::{Quantity, Trip, trips};
 use crate::governor::{GovernorConfig, Probe};
 use std::path::Path;
 
@@ -18,10 +18,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Looks below `root`.
-    pub fn look(root: &Path, board: &Board) -> Limits {
+    /// Looks below `root`; `pi`: a Raspberry Pi's firmware tells what it does.
+    pub fn look(root: &Path, board: &Board, pi: bool) -> Limits {
         let mut limits = Limits { first: None, sentences: Vec::new() };
-        if board.is("raspberrypi,") || firmware_bits(root).is_some() {
+        if board.is("raspberrypi,") || pi {
             limits.first = Some(PI_SOFT);
             limits.sentences.push(format!(
                 "Its firmware lowers the clock from {PI_SOFT} °C on, to the lowest at {PI_HARD} °C, and whenever the supply's voltage is \

@@ -3,11 +3,10 @@
 
 use super::policy::plausible;
 use crate::governor::readings::sysfs::{self, Why};
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The file: a line of path and kHz for each cap.
@@ -34,7 +33,7 @@ pub fn read(root: &Path) -> Result<Found, String> {
 
 /// Whether the note is that of a living process, or of another user's.
 pub fn is_anothers(root: &Path) -> bool {
-    match OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(root.join(NOTE)) {
+    match sysfs::open(&root.join(NOTE), OpenOptions::new().read(true)) {
         Ok(file) => flock(&file, FlockOperation::NonBlockingLockExclusive).is_err_and(|e| e == rustix::io::Errno::WOULDBLOCK),
         Err(e) => e.kind() == io::ErrorKind::PermissionDenied,
     }

@@ -1,17 +1,13 @@
 //! The caps on the CPUs' clocks, as the kernel has them: found, chosen, written.
 
 use super::note::Found;
+use crate::governor::readings::cpufreq::{CPUS, PLAUSIBLE};
 use crate::governor::readings::sysfs::{self, Why};
-use rustix::fs::OFlags;
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-pub(super) const CPUS: &str = "sys/devices/system/cpu";
-/// In kHz: from 1 MHz to 20 GHz.
-const PLAUSIBLE: (f64, f64) = (1e3, 2e7);
 /// Drivers without a list of frequencies take any; those of Intel and AMD round to about this many kHz.
 pub(super) const STEP: u64 = 100_000;
 
@@ -69,7 +65,8 @@ impl Policy {
     }
 
     fn write(&self, khz: u64) -> Result<(), String> {
-        let written = open(&self.file).and_then(|mut file| file.write_all(khz.to_string().as_bytes()));
+        let opened = sysfs::open(&self.file, OpenOptions::new().write(true).truncate(true));
+        let written = opened.and_then(|mut file| file.write_all(khz.to_string().as_bytes()));
         written.map_err(|e| format!("{}: {e}, writing {khz}", self.shown))
     }
 
@@ -77,11 +74,6 @@ impl Policy {
     pub fn share(&self) -> f64 {
         (self.now as f64 / self.found as f64).min(1.0)
     }
-}
-
-/// For writing; never waits for a reader, as a pipe in the file's place would have it.
-fn open(file: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).truncate(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(file)
 }
 
 /// Every policy of `cores`, all if there is none; what is noted was found before what is there now. Errors: there is none, or one
@@ -104,8 +96,7 @@ pub fn find(root: &Path, cores: &[usize], noted: &Found) -> Result<Vec<Policy>, 
 pub fn writable(root: &Path, cores: &[usize], noted: &Found) -> Result<Vec<Policy>, String> {
     let policies = find(root, cores, noted)?;
     for policy in &policies {
-        let open = OpenOptions::new().write(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&policy.file);
-        open.map_err(|e| format!("{}: {e}", policy.shown))?;
+        sysfs::open(&policy.file, OpenOptions::new().write(true)).map_err(|e| format!("{}: {e}", policy.shown))?;
     }
     Ok(policies)
 }

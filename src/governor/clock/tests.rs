@@ -2,8 +2,9 @@
 
 use super::super::readings::sysfs::tests::{tree, write};
 use super::note::NOTE;
-use super::policy::{CPUS, STEP};
+use super::policy::STEP;
 use super::*;
+use crate::governor::readings::cpufreq::CPUS;
 use proptest::prelude::*;
 use std::os::unix::fs::symlink;
 

@@ -73,10 +73,10 @@ fn watts(battery: &Path) -> Result<f64, Why> {
 }
 
 impl Battery {
-    /// `drains`: whether any battery powers the board, `None` where a status does not say.
-    fn power(&mut self, root: &Path, batteries: &[PathBuf], drains: Option<bool>, into: &mut Readings) {
+    /// `states`: which batteries drain. `drains`: whether any powers the board, `None` where a status does not say.
+    fn power(&mut self, root: &Path, batteries: &[PathBuf], states: &[Option<bool>], drains: Option<bool>, into: &mut Readings) {
         let fault = |into: &mut Readings, why| into.fault_unless_missing(Quantity::Power, format!("/{CLASS}"), why);
-        let drained = batteries.iter().filter(|battery| discharging(battery) == Some(true));
+        let drained = batteries.iter().zip(states).filter(|(_, state)| **state == Some(true)).map(|(battery, _)| battery);
         match (drains, drained.map(|battery| watts(battery).map_err(|why| (battery, why))).sum::<Result<f64, _>>()) {
             (Some(true), Ok(watts)) => {
                 self.measured = true;
@@ -108,9 +108,9 @@ impl Source for Battery {
             return;
         }
         let states: Vec<Option<bool>> = batteries.iter().map(|battery| discharging(battery)).collect();
-        let drains = states.contains(&Some(true));
-        into.on_battery = if drains { Some(true) } else { states.into_iter().collect::<Option<Vec<bool>>>().map(|_| false) };
-        self.power(root, &batteries, into.on_battery, into);
+        let known = || states.iter().all(Option::is_some);
+        into.on_battery = if states.contains(&Some(true)) { Some(true) } else { known().then_some(false) };
+        self.power(root, &batteries, &states, into.on_battery, into);
         let mut sum = 0.0;
         for battery in &batteries {
             match percent(battery) {

@@ -5,9 +5,9 @@ use super::{Probe, Quantity, Readings, Source};
 use std::path::Path;
 use std::time::Duration;
 
-const CPUS: &str = "sys/devices/system/cpu";
-/// In kHz: from 1 MHz to 20 GHz.
-const PLAUSIBLE: (f64, f64) = (1e3, 2e7);
+pub const CPUS: &str = "sys/devices/system/cpu";
+/// Of a clock, in kHz: from 1 MHz to 20 GHz.
+pub const PLAUSIBLE: (f64, f64) = (1e3, 2e7);
 
 pub struct Cpufreq;
 

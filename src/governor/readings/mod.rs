@@ -4,14 +4,14 @@
 //! a captured or simulated tree elsewhere. A source gives values or says why not; it never guesses.
 
 mod battery;
-mod cpufreq;
+pub(super) mod cpufreq;
 mod ina3221;
 mod pi;
 mod rapl;
 pub(super) mod sysfs;
 mod thermal;
 
-pub use pi::firmware_bits;
+pub use pi::{LIMITED, SINCE_BOOT, UNDER_VOLTAGE, firmware_bits};
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -10,8 +10,12 @@ use std::time::Duration;
 
 const PLATFORM: &str = "sys/devices/platform";
 const HWMON: &str = "sys/class/hwmon";
-const UNDER_VOLTAGE: u32 = 1;
-const LIMITED: u32 = 0b1110;
+/// The supply's voltage is too low.
+pub const UNDER_VOLTAGE: u32 = 1;
+/// The clock is capped, throttled, or at its soft limit.
+pub const LIMITED: u32 = 0b1110;
+/// From a bit to the one that says that it happened since boot.
+pub const SINCE_BOOT: u32 = 16;
 
 pub struct Pi;
 

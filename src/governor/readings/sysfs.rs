@@ -3,8 +3,8 @@
 use rustix::fs::OFlags;
 use serde::Serialize;
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Read};
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -33,11 +33,15 @@ impl fmt::Display for Why {
 /// No sysfs value is longer; more is not read.
 const LONGEST: u64 = 4096;
 
-/// The file's text without surrounding white space; not empty. Never waits for a writer, as a pipe in the file's place would have it.
+/// Opens it; never waits for somebody at the other end, as a pipe in the file's place would have it.
+pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    options.custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)
+}
+
+/// The file's text without surrounding white space; not empty.
 pub fn text(path: &Path) -> Result<String, Why> {
     let mut bytes = Vec::new();
-    let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
-    let read = opened.and_then(|file| file.take(LONGEST).read_to_end(&mut bytes));
+    let read = open(path, OpenOptions::new().read(true)).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes));
     read.map_err(|error| match error.kind() {
         ErrorKind::NotFound => Why::Missing,
         ErrorKind::PermissionDenied => Why::Permission,
