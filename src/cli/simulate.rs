@@ -13,6 +13,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tempfile::TempDir;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -113,10 +114,10 @@ fn settings(args: &Args, spec: &Spec) -> Result<(GovernorConfig, Load), Failure>
 
 /// The governor's run: its readings come from the board's files, below a folder that is removed again.
 fn governed(board: &Description, mut run: Loop, config: &GovernorConfig, time: Duration, warmer: f64) -> io::Result<Trace> {
-    let folder = Folder::new()?;
-    let mut tree = Tree::lay_out(board, &run.board, &folder.0)?;
+    let folder = folder()?;
+    let mut tree = Tree::lay_out(board, &run.board, folder.path())?;
     if config.enabled && config.lower_clock {
-        run = run.with_clock(folder.0.clone());
+        run = run.with_clock(folder.path().to_path_buf());
     }
     let mut sensors = Sensors::new(tree.root(), config.thermal_zone.as_deref());
     let look = |run: &Loop| {
@@ -130,33 +131,10 @@ fn governed(board: &Description, mut run: Loop, config: &GovernorConfig, time: D
 }
 
 /// A temporary folder, in memory where there is such a place.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> io::Result<Folder> {
-        let memory = PathBuf::from("/dev/shm");
-        let parent = if memory.is_dir() { memory } else { std::env::temp_dir() };
-        // A killed run may have left its folder to a process of the same number.
-        let mut taken = io::Error::other("no name was tried");
-        for attempt in 0..100 {
-            let path = parent.join(format!("jouled-simulate-{}-{attempt}", std::process::id()));
-            match std::fs::create_dir(&path) {
-                Ok(()) => return Ok(Folder(path)),
-                Err(e) => taken = io::Error::new(e.kind(), format!("{}: {e}", path.display())),
-            }
-            if taken.kind() != io::ErrorKind::AlreadyExists {
-                break;
-            }
-        }
-        Err(taken)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What cannot be removed is a few small files in a temporary place.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+fn folder() -> io::Result<TempDir> {
+    let memory = Path::new("/dev/shm");
+    let parent = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
+    tempfile::Builder::new().prefix("jouled-simulate-").tempdir_in(parent)
 }
 
 fn scene(spec: &Spec, args: &Args, load: Load) -> String {
