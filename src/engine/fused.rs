@@ -1,94 +1,150 @@
-//! Convolutions as one step: some rows of one into the thread's scratch, the same rows of the next from there.
+//! Convolutions, or a convolution and a pool, as one step: of what lies between them only some rows exist, in the thread's scratch.
 
 use super::step::{InPlace, READS, Step};
-use crate::kernels::{Border, Conv, Layout, SLACK, store};
+use crate::kernels::{Conv, Layout, Pool, SLACK, store};
 use std::ops::Range;
 
-/// A convolution, and a pointwise one that reads its result row by row; before them one that makes the rows they need, or none.
+/// Operators one after the other, each of which alone reads the result of the one before.
 pub struct FusedStep {
-    pub before: Option<Before>,
-    /// With [`FusedStep::before`] prepared for a window of it, else for the whole input.
-    pub first: Conv,
-    /// Prepared for a part of the rows: see [`FusedStep::part`].
-    pub second: InPlace<Conv>,
-    /// Placement of the first one's result, were it a tensor of its own: dense, without a border.
-    pub between: Layout,
+    /// All but the last, at most [`MAKERS`].
+    pub makers: Vec<Maker>,
+    pub last: Last,
     pub output: Layout,
-    /// Placement of the second one's residual.
+    /// Placement of what the last one adds to its result.
     pub residual: Option<Layout>,
-    /// Rows that are done at once.
+    /// Rows of the output that are done at once.
     pub rows: usize,
     /// Zero point of the output, for its border.
     pub zero: i8,
 }
 
-/// A convolution whose result exists as a window of rows, which moves down with the work.
-pub struct Before {
+/// Most operators before the last one.
+pub const MAKERS: usize = 7;
+
+/// A convolution whose result exists as a window of rows, which moves down with the work. The first one is prepared for the whole
+/// input and result, others for [`Maker::part`] of what they read and make.
+pub struct Maker {
     pub conv: Conv,
     /// Placement of its result, were it whole: without a border above and below.
     pub layout: Layout,
     /// Rows of padding above the first one.
     pub pad: usize,
-    /// Rows that one row of the next convolution needs, and from one to the next.
+    /// Rows that one row of the reader needs, and from one to the next.
     pub extent: usize,
     pub stride: usize,
     /// What padding holds.
     pub zero: i8,
+    /// Most rows that the window holds.
+    pub height: usize,
 }
 
-impl Before {
-    /// Rows that `count` rows of the next convolution need.
-    pub const fn window(&self, count: usize) -> usize {
-        (count - 1) * self.stride + self.extent
+/// What the rows become in the end; prepared for [`Maker::part`] of both.
+pub enum Last {
+    Conv(InPlace<Conv>),
+    Pool(Pool),
+}
+
+impl Maker {
+    /// Rows of the result that `rows` of the reader need, counted from the first row of padding.
+    fn need(&self, rows: Range<usize>) -> Range<usize> {
+        rows.start * self.stride..(rows.end - 1) * self.stride + self.extent
     }
 
-    /// Makes the window hold the padded rows `need`. `have` are those that it holds, not beyond `need`'s start.
-    fn fill(&self, input: &[u8], window: &mut [u8], have: Range<usize>, need: Range<usize>, scratch: &mut [u8]) {
-        let pitch = self.layout.row_stride();
-        let kept = have.end.saturating_sub(need.start);
-        if kept > 0 {
-            let from = (need.start - have.start) * pitch;
-            window.copy_within(from..from + kept * pitch, 0);
-        }
-        let end = self.pad + self.layout.height;
-        let first = (need.start + kept).clamp(self.pad, end);
-        let last = need.end.clamp(first, end);
-        let at = |row: usize| (row - need.start) * pitch;
-        if first < last {
-            let rows = first - self.pad..last - self.pad;
-            let bytes = self.layout.rows(rows.clone()).len();
-            self.conv.run(input, &mut window[at(first)..at(first) + bytes], rows, None, scratch);
-        }
-        let padding = [need.start + kept..first.min(need.end), last.max(need.start + kept)..need.end];
-        padding.into_iter().filter(|rows| !rows.is_empty()).for_each(|rows| window[at(rows.start)..at(rows.end)].fill(store(self.zero)));
+    /// Some rows of a tensor as a tensor of their own, whose end no work reaches: no border above and below, no slack behind.
+    pub fn part(layout: &Layout, height: usize) -> Layout {
+        let border = crate::kernels::Border { top: 0, bottom: 0, ..layout.border };
+        Layout { height, border, ..*layout }
+    }
+
+    fn window_bytes(&self) -> usize {
+        self.height * self.layout.row_stride() + SLACK
+    }
+
+    /// Multiply-accumulates of all rows.
+    fn macs(&self) -> u64 {
+        self.conv.macs() / self.conv.output().height as u64 * self.layout.height as u64
     }
 }
 
-/// Bytes between the two that stay in the nearest cache of a small board beside what else the loops touch (L1: 32 KiB and more).
+/// Bytes between two operators that stay in the nearest cache of a small board beside what else the loops touch (L1: 32 KiB and more).
 const BETWEEN: usize = 24 << 10;
 
 /// Depthwise loops do four rows together.
 const TOGETHER: usize = 4;
 
+/// How many rows of the last operator's input are made at once.
+pub fn rows_at_once(between: &Layout, output: &Layout) -> usize {
+    let rows = BETWEEN / between.row_stride().max(1);
+    (rows / TOGETHER * TOGETHER).max(TOGETHER).min(output.height)
+}
+
+/// Windows of all makers, and which rows each holds, counted from its first row of padding.
+struct Windows<'a> {
+    makers: &'a [Maker],
+    have: [Range<usize>; MAKERS],
+    bytes: &'a mut [u8],
+    scratch: &'a mut [u8],
+}
+
+impl Windows<'_> {
+    /// Makes window number `index` hold the padded rows `need`, which do not begin before those that it holds, and returns it.
+    fn fill(&mut self, index: usize, input: &[u8], need: Range<usize>) -> Range<usize> {
+        let maker = &self.makers[index];
+        let start: usize = self.makers[..index].iter().map(Maker::window_bytes).sum();
+        let place = start..start + maker.window_bytes();
+        let pitch = maker.layout.row_stride();
+        let have = std::mem::replace(&mut self.have[index], need.clone());
+        let kept = have.end.saturating_sub(need.start);
+        if kept > 0 {
+            let from = start + (need.start - have.start) * pitch;
+            self.bytes.copy_within(from..from + kept * pitch, start);
+        }
+        let end = maker.pad + maker.layout.height;
+        let first = (need.start + kept).clamp(maker.pad, end);
+        let last = need.end.clamp(first, end);
+        let at = |row: usize| start + (row - need.start) * pitch;
+        if first < last {
+            self.make(index, input, first - maker.pad..last - maker.pad, at(first));
+        }
+        let padding = [need.start + kept..first.min(need.end), last.max(need.start + kept)..need.end];
+        for rows in padding.into_iter().filter(|rows| !rows.is_empty()) {
+            self.bytes[at(rows.start)..at(rows.end)].fill(store(maker.zero));
+        }
+        place
+    }
+
+    /// Rows `rows` of a maker's result, to byte `to` of its window.
+    fn make(&mut self, index: usize, input: &[u8], rows: Range<usize>, to: usize) {
+        let maker = &self.makers[index];
+        let Some(before) = index.checked_sub(1) else {
+            let bytes = maker.layout.rows(rows.clone()).len();
+            return maker.conv.run(input, &mut self.bytes[to..to + bytes], rows, None, self.scratch);
+        };
+        let source = self.fill(before, input, self.makers[before].need(rows.clone()));
+        let (earlier, own) = self.bytes.split_at_mut(source.end);
+        let to = to - source.end;
+        let made = &mut own[to..to + rows.len() * maker.layout.row_stride()];
+        maker.conv.run(&earlier[source], made, 0..rows.len(), None, self.scratch);
+    }
+}
+
 impl FusedStep {
-    /// How many rows of `between` are done at once.
-    pub fn rows_at_once(between: &Layout) -> usize {
-        let rows = BETWEEN / between.row_stride().max(1);
-        (rows / TOGETHER * TOGETHER).max(TOGETHER).min(between.height)
-    }
-
-    /// Some rows of a tensor as a tensor of their own, one row higher than any part, so that its end is never reached: no border
-    /// above and below, no slack behind.
-    pub fn part(layout: &Layout, rows: usize) -> Layout {
-        Layout { height: rows + 1, border: Border { top: 0, bottom: 0, ..layout.border }, ..*layout }
-    }
-
     fn window_bytes(&self) -> usize {
-        self.before.as_ref().map_or(0, |before| before.window(self.rows + 1) * before.layout.row_stride() + SLACK)
+        self.makers.iter().map(Maker::window_bytes).sum()
     }
 
-    fn between_bytes(&self) -> usize {
-        (self.rows + 1) * self.between.row_stride() + SLACK
+    /// Writes output rows `rows` from the window that holds what they need. `target` is those rows, borders left and right included.
+    fn finish(&self, window: &[u8], residual: &[u8], target: &mut [u8], rows: Range<usize>, scratch: &mut [u8]) {
+        match &self.last {
+            Last::Pool(pool) => pool.run(window, target, 0..rows.len()),
+            Last::Conv(conv) => {
+                let residual = match &self.residual {
+                    Some(layout) if !conv.in_place => Some(&residual[row(layout, rows.start)..]),
+                    _ => None,
+                };
+                conv.kernel.run(window, target, 0..rows.len(), residual, scratch);
+            }
+        }
     }
 }
 
@@ -97,10 +153,19 @@ fn row(layout: &Layout, y: usize) -> usize {
     (layout.border.top + y) * layout.row_stride()
 }
 
+impl Last {
+    fn describe(&self) -> String {
+        match self {
+            Last::Conv(conv) => conv.kernel.describe(),
+            Last::Pool(pool) => pool.describe(),
+        }
+    }
+}
+
 impl Step for FusedStep {
     fn describe(&self) -> String {
-        let before = self.before.as_ref().map_or_else(String::new, |before| format!("{}, rows into ", before.conv.describe()));
-        format!("{before}{}, rows into {}", self.first.describe(), self.second.kernel.describe())
+        let makers = self.makers.iter().map(|maker| maker.conv.describe());
+        makers.chain([self.last.describe()]).collect::<Vec<_>>().join(", rows into ")
     }
 
     fn parts(&self) -> usize {
@@ -112,49 +177,34 @@ impl Step for FusedStep {
     }
 
     fn macs(&self) -> u64 {
-        let pixels = (self.between.height * self.between.width) as u64;
-        let part = ((self.rows + 1) * self.between.width) as u64;
-        let whole = |conv: &Conv| conv.macs() / part * pixels;
-        let before = self.before.as_ref().map_or(0, |before| before.conv.macs());
-        before + if self.before.is_some() { whole(&self.first) } else { self.first.macs() } + whole(&self.second.kernel)
+        let last = match &self.last {
+            Last::Conv(conv) => conv.kernel.macs() / conv.kernel.output().height as u64 * self.output.height as u64,
+            Last::Pool(_) => 0,
+        };
+        self.makers.iter().map(Maker::macs).sum::<u64>() + last
     }
 
     fn weight_bytes(&self) -> usize {
-        let before = self.before.as_ref().map_or(0, |before| before.conv.weight_bytes());
-        before + self.first.weight_bytes() + self.second.kernel.weight_bytes()
+        let last = if let Last::Conv(conv) = &self.last { conv.kernel.weight_bytes() } else { 0 };
+        self.makers.iter().map(|maker| maker.conv.weight_bytes()).sum::<usize>() + last
     }
 
     fn scratch_bytes(&self) -> usize {
-        let before = self.before.as_ref().map_or(0, |before| before.conv.scratch_bytes());
-        self.window_bytes() + self.between_bytes() + self.first.scratch_bytes().max(self.second.kernel.scratch_bytes()).max(before)
+        let last = if let Last::Conv(conv) = &self.last { conv.kernel.scratch_bytes() } else { 0 };
+        self.window_bytes() + self.makers.iter().map(|maker| maker.conv.scratch_bytes()).fold(last, usize::max)
     }
 
     fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], rows: Range<usize>, scratch: &mut [u8]) {
-        let (window, scratch) = scratch.split_at_mut(self.window_bytes());
-        let (between, scratch) = scratch.split_at_mut(self.between_bytes());
-        let mut have = 0..0;
+        let (bytes, scratch) = scratch.split_at_mut(self.window_bytes());
+        let mut windows = Windows { makers: &self.makers, have: [const { 0..0 }; MAKERS], bytes, scratch };
         let base = self.output.rows(rows.clone()).start;
+        let last = self.makers.len() - 1;
         for start in rows.clone().step_by(self.rows) {
             let chunk = start..(start + self.rows).min(rows.end);
-            match &self.before {
-                Some(before) => {
-                    let need = start * before.stride..start * before.stride + before.window(chunk.len());
-                    before.fill(inputs[0], window, std::mem::replace(&mut have, need.clone()), need, scratch);
-                    let made = chunk.len() * self.between.row_stride();
-                    self.first.run(window, &mut between[..made], 0..chunk.len(), None, scratch);
-                }
-                None => {
-                    let made = self.between.rows(chunk.clone()).len();
-                    self.first.run(inputs[0], &mut between[..made], chunk.clone(), None, scratch);
-                }
-            }
+            let window = windows.fill(last, inputs[0], self.makers[last].need(chunk.clone()));
             let at = row(&self.output, start) - base;
             let target = &mut output[at..at + chunk.len() * self.output.row_stride()];
-            let residual = match &self.residual {
-                Some(layout) if !self.second.in_place => Some(&inputs[1][row(layout, start)..]),
-                _ => None,
-            };
-            self.second.kernel.run(between, target, 0..chunk.len(), residual, scratch);
+            self.finish(&windows.bytes[window], inputs[1], target, chunk, windows.scratch);
         }
         self.output.fill_border(rows, output, store(self.zero));
     }

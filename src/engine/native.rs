@@ -4,7 +4,7 @@
 
 use super::arena::Arena;
 use super::error::{RunError, no_panic};
-use super::lower::{Origin, Record, Work, fuse};
+use super::lower::{Origin, Record, Work, fuse, lifetimes};
 use super::plan::{self, Buffer, Plan};
 use super::program::{Executor, Memory, Program};
 use super::recognize::Absorbed;
@@ -90,7 +90,7 @@ impl Prepared {
 pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Result<NativeProgram, String> {
     let Lowered { mut lowering, islands, outputs } = lowered;
     fuse::by_rows(&mut lowering, &outputs);
-    let buffers = buffers(&lowering.storages, &lowering.records, &outputs);
+    let buffers = lifetimes::buffers(&lowering.storages, &lowering.records, &outputs);
     let records = std::mem::take(&mut lowering.records);
     let plan = plan::plan(&buffers);
     if let Some((a, b)) = plan::clash(&buffers, &plan) {
@@ -161,34 +161,6 @@ fn kernel(
         _ => Place::Arena(0..0),
     });
     Ok(Action::Kernel { step, reads, write: range(plan, buffers, write) })
-}
-
-/// The storages as the planner sees them, by the same numbers.
-fn buffers(storages: &[super::lower::Storage], records: &[Record], outputs: &[usize]) -> Vec<Buffer> {
-    let mut buffers: Vec<Buffer> =
-        storages.iter().map(|s| Buffer { name: s.name.clone(), size: 0, first: usize::MAX, last: 0, takes: None }).collect();
-    for (step, record) in records.iter().enumerate() {
-        for &write in &record.writes {
-            buffers[write].size = storages[write].bytes;
-            buffers[write].first = buffers[write].first.min(step);
-        }
-        for &storage in record.writes.iter().chain(&record.reads) {
-            buffers[storage].last = buffers[storage].last.max(step);
-        }
-    }
-    for &output in outputs {
-        buffers[output].last = records.len();
-    }
-    for record in records.iter().filter(|r| r.writes.len() == 1) {
-        let write = record.writes[0];
-        let alone = records.iter().filter(|r| r.writes.contains(&write)).count() == 1;
-        let wish = (0..record.reads.len()).find(|&read| record.may_take(read) && storages[record.reads[read]].origin == Origin::Arena);
-        buffers[write].takes = wish.filter(|_| alone).map(|read| record.reads[read]);
-    }
-    for buffer in &mut buffers {
-        buffer.first = buffer.first.min(buffer.last);
-    }
-    buffers
 }
 
 impl Program for NativeProgram {

@@ -13,6 +13,7 @@
 //! the tries are spent. [`clash`] is the oracle: it
 //! knows nothing of how a plan was made.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 use std::ops::Range;
 
@@ -74,15 +75,22 @@ fn wish(buffers: &[Buffer], index: usize) -> Option<usize> {
     (sound && free).then_some(target)
 }
 
-/// Bytes that are live at the busiest step, alignment included and with every sound wish granted: no plan is smaller.
-pub fn lower_bound(buffers: &[Buffer]) -> usize {
-    let live = |step: usize| {
-        let all = buffers.iter().filter(|b| (b.first..=b.last).contains(&step)).map(|b| aligned(b.size)).sum::<usize>();
-        let shared = (0..buffers.len()).filter(|&i| buffers[i].first == step && wish(buffers, i).is_some());
-        all - shared.map(|i| aligned(buffers[i].size)).sum::<usize>()
-    };
+/// Bytes that are live at a step, alignment included and with every sound wish granted.
+fn live(buffers: &[Buffer], step: usize) -> usize {
+    let all = buffers.iter().filter(|b| (b.first..=b.last).contains(&step)).map(|b| aligned(b.size)).sum::<usize>();
+    let shared = (0..buffers.len()).filter(|&i| buffers[i].first == step && wish(buffers, i).is_some());
+    all - shared.map(|i| aligned(buffers[i].size)).sum::<usize>()
+}
+
+/// The first step at which the most bytes are live; `None` without buffers.
+pub fn busiest(buffers: &[Buffer]) -> Option<usize> {
     // The live bytes only grow at a step that begins some buffer.
-    buffers.iter().map(|b| live(b.first)).max().unwrap_or(0)
+    buffers.iter().map(|b| b.first).min_by_key(|&step| (Reverse(live(buffers, step)), step))
+}
+
+/// Bytes that are live at the busiest step: no plan is smaller.
+pub fn lower_bound(buffers: &[Buffer]) -> usize {
+    busiest(buffers).map_or(0, |step| live(buffers, step))
 }
 
 /// Buffers that lie in one place: a chain of granted wishes. It is placed as one.
@@ -149,7 +157,7 @@ fn place(chains: &[Chain], order: &[usize]) -> (Vec<usize>, usize) {
 /// sequence of layers wants. `None` where they do not all fit.
 fn place_at_ends(chains: &[Chain], size: usize) -> Option<(Vec<usize>, usize)> {
     let mut order: Vec<usize> = (0..chains.len()).collect();
-    order.sort_by_key(|&i| (chains[i].first, std::cmp::Reverse(chains[i].size)));
+    order.sort_by_key(|&i| (chains[i].first, Reverse(chains[i].size)));
     let mut offsets = vec![0; chains.len()];
     for (turn, &i) in order.iter().enumerate() {
         let mut taken: Vec<Range<usize>> =
@@ -177,7 +185,7 @@ fn orders(chains: &[Chain]) -> Vec<Vec<usize>> {
     ];
     let sorted = |key: Key| {
         let mut order: Vec<usize> = (0..chains.len()).collect();
-        order.sort_by_key(|&i| std::cmp::Reverse(key(&chains[i])));
+        order.sort_by_key(|&i| Reverse(key(&chains[i])));
         order
     };
     keys.map(sorted).into()

@@ -4,7 +4,7 @@ use crate::engine::quantized::conv::Conv;
 use crate::engine::quantized::window::Fitted;
 use crate::engine::quantized::{Array, Operator};
 use crate::engine::step::{ConvStep, InPlace, Step};
-use crate::kernels::{self, AddQuant, Border, Element, Isa, Layout, Order, SLACK};
+use crate::kernels::{self, AddQuant, Border, Element, Isa, Layout, Order, PoolKind, PoolParams, SLACK};
 use std::sync::Arc;
 
 /// What makes a step once its layouts are settled: those of what it reads, in order, then of what it writes.
@@ -25,6 +25,21 @@ pub trait Draft: Send {
     /// The same, to look at.
     fn conv(&self) -> Option<&ConvDraft> {
         None
+    }
+
+    /// The pool, to look at.
+    fn pool(&self) -> Option<&PoolDraft> {
+        None
+    }
+
+    /// How many operators a chain has that it could join: 0 for what no chain can begin with.
+    fn links(&self) -> usize {
+        0
+    }
+
+    /// Of a chain: bytes of the window on its input that would take that one's place.
+    fn window_bytes(&self, _layouts: &[Layout]) -> usize {
+        usize::MAX
     }
 
     /// For fusion with what comes before.
@@ -76,23 +91,27 @@ impl ConvDraft {
         self.residual.map_or(self.op.output.zero, |quant| quant.output.zero_point)
     }
 
+    pub fn is_pointwise(&self) -> bool {
+        [self.fitted.kernel, self.fitted.stride].iter().flatten().all(|&n| n == 1) && self.fitted.pad == [0, 0]
+    }
+
     pub fn is_depthwise(&self, layouts: &[Layout]) -> bool {
         let groups = self.conv.groups;
         groups > 1 && layouts.first().is_some_and(|l| l.channels == groups) && layouts.last().is_some_and(|l| l.channels == groups)
     }
 }
 
-/// One row as one column, so that threads can share it: the same bytes where there is no border.
-fn turned(layout: Layout) -> Option<Layout> {
-    let plain = layout.height == 1 && layout.border == Border::default();
-    plain.then_some(Layout { height: layout.width, width: 1, ..layout })
+/// An image as one column of all its pixels, the same bytes where there is no border: threads then share it evenly, however few
+/// rows it has.
+fn column(layout: Layout) -> Option<Layout> {
+    let pixels = layout.height.checked_mul(layout.width)?;
+    (layout.border == Border::default()).then_some(Layout { height: pixels, width: 1, ..layout })
 }
 
 impl Draft for ConvDraft {
     fn finish(&self, isa: Isa, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
-        let turned: Vec<Layout> = layouts.iter().filter_map(|&layout| turned(layout)).collect();
-        let pointwise = self.conv.window.kernel.iter().chain(&self.conv.window.stride).all(|&n| n == 1);
-        let layouts = if pointwise && turned.len() == layouts.len() { &turned } else { layouts };
+        let columns: Vec<Layout> = layouts.iter().filter_map(|&layout| column(layout)).collect();
+        let layouts = if self.is_pointwise() && columns.len() == layouts.len() { &columns } else { layouts };
         let conv = InPlace { kernel: self.kernel(isa, layouts)?, in_place };
         Ok(Box::new(ConvStep { conv, residual: self.residual.is_some() }))
     }
@@ -106,6 +125,37 @@ impl Draft for ConvDraft {
     }
 
     fn conv(&self) -> Option<&ConvDraft> {
+        Some(self)
+    }
+
+    fn links(&self) -> usize {
+        1
+    }
+}
+
+/// A pool.
+pub struct PoolDraft {
+    pub params: PoolParams,
+}
+
+impl PoolDraft {
+    pub fn is_maximum(&self) -> bool {
+        self.params.kind == PoolKind::Max
+    }
+
+    /// The kernel for some rows: padding above the image is in the input.
+    pub fn part(&self, isa: Isa, layouts: &[Layout]) -> Result<kernels::Pool, kernels::Error> {
+        let (input, output) = (layouts[0], layouts[layouts.len() - 1]);
+        kernels::Pool::prepare(isa, &PoolParams { input, output, pad: [0, self.params.pad[1]], ..self.params })
+    }
+}
+
+impl Draft for PoolDraft {
+    fn finish(&self, isa: Isa, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+        Ok(Box::new(kernels::Pool::prepare(isa, &PoolParams { input: layouts[0], output: layouts[1], ..self.params })?))
+    }
+
+    fn pool(&self) -> Option<&PoolDraft> {
         Some(self)
     }
 }

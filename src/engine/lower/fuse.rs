@@ -1,172 +1,228 @@
-//! Fusion by rows: a depthwise convolution and the pointwise one that alone reads it run together, a few rows at a time, so that
-//! what lies between them stays in the nearest cache and takes no place in the arena. Where the depthwise one's input is large and
-//! made for it alone, the convolution that makes it joins them: of its result only a window of rows ever exists.
+//! Fusion by rows: operators of which each alone reads the result of the one before run together, a few rows at a time, so that
+//! what lies between them stays in the nearest cache and takes no place in the arena.
+//!
+//! A depthwise convolution joins the pointwise one that reads it. What makes the input of such a pair, or of a maximum, joins them
+//! where that input is large, or where the arena is fullest.
 
-use super::draft::{ConvDraft, Draft};
-use super::{Lowering, Origin, Record, Work};
-use crate::engine::fused::{Before, FusedStep};
+use super::draft::{ConvDraft, Draft, PoolDraft};
+use super::{Lowering, Origin, Record, Work, lifetimes};
+use crate::engine::fused::{FusedStep, Last, MAKERS, Maker, rows_at_once};
+use crate::engine::plan;
 use crate::engine::quantized::window::Fitted;
 use crate::engine::step::{InPlace, Step};
 use crate::kernels::{self, Border, Isa, Layout};
-use std::ops::Range;
 
-/// Fuses wherever it is possible. `outputs` are the storages that leave the program.
+/// Fuses wherever it is possible and pays. `outputs` are the storages that leave the program.
 pub fn by_rows(lowering: &mut Lowering, outputs: &[usize]) {
-    let mut second = 0;
-    while second < lowering.records.len() {
-        if let Some(first) = partner(lowering, second, outputs) {
-            let [depthwise, pointwise] = take(lowering, first, &mut second);
-            let mut joined = fused(depthwise, pointwise);
-            if let Some(before) = maker(lowering, &joined, second, outputs) {
-                let maker = lowering.records.remove(before);
-                second -= 1;
-                joined = preceded(maker, joined);
+    let mut reader = 0;
+    while reader < lowering.records.len() {
+        if let Some(first) = partner(lowering, reader, outputs) {
+            reader = join(lowering, first, reader);
+            while let Some(first) = maker(lowering, reader, outputs).filter(|_| is_large(&lowering.records[reader])) {
+                reader = join(lowering, first, reader);
             }
-            lowering.records.insert(second, joined);
         }
-        second += 1;
+        reader += 1;
+    }
+    while let Some((first, reader)) = fullest(lowering, outputs) {
+        join(lowering, first, reader);
     }
 }
 
-/// Takes two records out; `second` is then where the second one stood.
-fn take(lowering: &mut Lowering, first: usize, second: &mut usize) -> [Record; 2] {
-    let pointwise = lowering.records.remove(*second);
-    *second -= 1;
-    [lowering.records.remove(first), pointwise]
+/// Joins the step `first` to the step `reader`, which alone reads what it makes, and returns where that stands then.
+fn join(lowering: &mut Lowering, first: usize, reader: usize) -> usize {
+    let last = lowering.records.remove(reader);
+    let maker = lowering.records.remove(first);
+    let output = last.layouts[last.layouts.len() - 1];
+    let mut chain = links(maker.work, last.layouts[0]);
+    chain.extend(links(last.work, output));
+    let record = Record {
+        name: format!("{} -> {}", maker.name, last.name),
+        work: Work::Kernel(Box::new(FusedDraft { links: chain })),
+        reads: [&maker.reads[..1], &last.reads[1..]].concat(),
+        writes: last.writes,
+        layouts: [&maker.layouts[..1], &last.layouts[1..]].concat(),
+    };
+    lowering.records.insert(reader - 1, record);
+    reader - 1
 }
 
-/// Bytes of a tensor that do not stay in the second-level cache of a small board beside what else a step needs.
-const LARGE: usize = if cfg!(test) { 0 } else { 128 << 10 };
+/// The operators of a step that makes a tensor placed as `made`, each with the placement of its result.
+fn links(mut work: Work, made: Layout) -> Vec<(Work, Layout)> {
+    match work.draft_mut().and_then(|draft| draft.as_fused()) {
+        Some(fused) => std::mem::take(&mut fused.links),
+        None => vec![(work, made)],
+    }
+}
 
-/// The convolution that makes the input of `joined`, which is to stand at `at`, for it alone.
-fn maker(lowering: &Lowering, joined: &Record, at: usize, outputs: &[usize]) -> Option<usize> {
-    let (input, layout) = (joined.reads[0], joined.layouts[0]);
-    let large = layout.bytes() > LARGE && lowering.storages[input].origin == Origin::Arena;
-    let own = !outputs.contains(&input) && !joined.reads[1..].contains(&input) && !joined.writes.contains(&input);
-    if !large || !own || layout.channels != layout.pixel_stride {
+/// What starts a chain with the step `reader`: before a pointwise convolution a depthwise one, before a maximum any convolution
+/// whose result is large.
+fn partner(lowering: &Lowering, reader: usize, outputs: &[usize]) -> Option<usize> {
+    let record = &lowering.records[reader];
+    let first = maker(lowering, reader, outputs)?;
+    let writer = &lowering.records[first];
+    let depthwise = |r: &Record| r.work.conv().is_some_and(|conv| conv.is_depthwise(&r.layouts));
+    let pair = record.work.conv().is_some_and(|conv| conv.is_pointwise() && !depthwise(record)) && depthwise(writer);
+    let maximum = record.work.pool().is_some_and(PoolDraft::is_maximum) && is_large(record);
+    (pair || maximum).then_some(first)
+}
+
+/// Fewer rows of a result than this are not divided evenly among threads, and a chain is divided by them alone.
+const ROWS: usize = 8;
+
+fn has_rows(record: &Record) -> bool {
+    record.layouts.last().is_some_and(|output| output.height >= ROWS)
+}
+
+/// The step reads a tensor that does not stay in the second-level cache of a small board beside what else it needs, and makes rows
+/// enough.
+fn is_large(record: &Record) -> bool {
+    const LARGE: usize = if cfg!(test) { 0 } else { 128 << 10 };
+    record.layouts[0].bytes() > LARGE && has_rows(record)
+}
+
+/// The convolution, or chain of them, that makes the first input of the step `reader` for it alone. It could run where the reader
+/// does: what it reads has not changed by then.
+fn maker(lowering: &Lowering, reader: usize, outputs: &[usize]) -> Option<usize> {
+    let record = &lowering.records[reader];
+    let (input, layout) = (*record.reads.first()?, *record.layouts.first()?);
+    let own = lowering.storages[input].origin == Origin::Arena && !outputs.contains(&input) && !record.reads[1..].contains(&input);
+    if !own || layout.channels != layout.pixel_stride || layout.height == 1 {
         return None;
     }
-    sole_writer(lowering, (input, &layout), at..at, joined).filter(|&first| {
-        let writer = &lowering.records[first];
-        writer.work.conv().is_some_and(|conv| !conv.is_depthwise(&writer.layouts) && conv.residual.is_none())
-    })
-}
-
-/// The step before `reader` that alone writes `storage`, all of it as `layout`, where nobody but the reader reads it. It could
-/// run where the reader does: what it reads has not changed by then. `place` is where the reader stands, empty where it has been
-/// taken out.
-fn sole_writer(lowering: &Lowering, (storage, layout): (usize, &Layout), place: Range<usize>, reader: &Record) -> Option<usize> {
-    let touches = |r: &Record| r.reads.contains(&storage) || r.writes.contains(&storage);
-    let mut others = lowering.records.iter().enumerate().filter(|(at, r)| !place.contains(at) && touches(r));
+    let touches = |r: &Record| r.reads.contains(&input) || r.writes.contains(&input);
+    let mut others = lowering.records.iter().enumerate().filter(|(at, r)| *at != reader && touches(r));
     let (first, writer) = others.next()?;
-    let mut meanwhile = lowering.records.get(first + 1..place.start)?.iter().chain([reader]);
-    let kept = meanwhile.all(|r| r.writes.iter().all(|w| !writer.reads.contains(w)));
-    let whole = writer.writes == [storage] && writer.layouts.last() == Some(layout);
-    (others.next().is_none() && kept && whole).then_some(first)
+    let kept = lowering.records.get(first + 1..=reader)?.iter().all(|r| r.writes.iter().all(|w| !writer.reads.contains(w)));
+    let whole = writer.writes == [input] && writer.layouts.last() == Some(&layout);
+    let fits = writer.reads.len() == 1 && writer.work.links() > 0 && writer.work.links() + record.work.links().max(1) <= MAKERS + 1;
+    (others.next().is_none() && kept && whole && fits).then_some(first)
 }
 
-/// `joined` with the step that makes its input.
-fn preceded(maker: Record, mut joined: Record) -> Record {
-    if let Work::Kernel(draft) = &mut joined.work
-        && let Some(fused) = draft.as_fused()
-    {
-        joined.name = format!("{} -> {}", maker.name, joined.name);
-        fused.before = Some((maker.work, joined.layouts[0]));
-        joined.reads[0] = maker.reads[0];
-        joined.layouts[0] = maker.layouts[0];
-    }
-    joined
+/// A chain where the arena is fullest and what makes its input, where that takes less memory row by row.
+fn fullest(lowering: &Lowering, outputs: &[usize]) -> Option<(usize, usize)> {
+    let buffers = lifetimes::buffers(&lowering.storages, &lowering.records, outputs);
+    let reader = plan::busiest(&buffers)?;
+    let record = lowering.records.get(reader).filter(|r| r.work.links() > 1 && has_rows(r))?;
+    let first = maker(lowering, reader, outputs)?;
+    let ended = |read: &&usize| buffers[**read].last < reader;
+    let longer: usize = lowering.records[first].reads.iter().filter(ended).map(|&read| buffers[read].size).sum();
+    let Work::Kernel(draft) = &record.work else { return None };
+    (longer + draft.window_bytes(&record.layouts) < buffers[record.reads[0]].size).then_some((first, reader))
 }
 
-/// The depthwise convolution whose result the pointwise convolution `second` alone reads.
-fn partner(lowering: &Lowering, second: usize, outputs: &[usize]) -> Option<usize> {
-    let record = &lowering.records[second];
-    let conv = record.work.conv().filter(|conv| is_pointwise(conv) && !conv.is_depthwise(&record.layouts));
-    let (between, layout) = (*record.reads.first()?, *record.layouts.first()?);
-    let plain = layout.border == Border::default() && layout.channels == layout.pixel_stride && layout.height > 1;
-    let inner = lowering.storages[between].origin == Origin::Arena && !outputs.contains(&between) && !record.reads[1..].contains(&between);
-    if conv.is_none() || !plain || !inner {
-        return None;
-    }
-    sole_writer(lowering, (between, &layout), second..second + 1, record).filter(|&first| {
-        let writer = &lowering.records[first];
-        writer.work.conv().is_some_and(|conv| conv.is_depthwise(&writer.layouts) && conv.residual.is_none())
-    })
-}
-
-fn is_pointwise(conv: &ConvDraft) -> bool {
-    let fitted = &conv.fitted;
-    [fitted.kernel, fitted.stride].iter().flatten().all(|&n| n == 1) && fitted.pad == [0, 0]
-}
-
-fn fused(depthwise: Record, pointwise: Record) -> Record {
-    let name = format!("{} -> {}", depthwise.name, pointwise.name);
-    let reads = [&depthwise.reads[..1], &pointwise.reads[1..]].concat();
-    let layouts = [&depthwise.layouts[..1], &pointwise.layouts[1..]].concat();
-    let writes = pointwise.writes.clone();
-    let work = Work::Kernel(Box::new(FusedDraft {
-        before: None,
-        between: pointwise.layouts[0],
-        depthwise: depthwise.work,
-        pointwise: pointwise.work,
-    }));
-    Record { name, work, reads, writes, layouts }
-}
-
-/// Both convolutions, and the placement of what lies between them. Reads: the depthwise one's input, the pointwise one's residual
-/// if it has one.
+/// A chain: operators with the placement that the result of each has, or would have. Reads: the first one's input, then the last one's
+/// residual if it has one.
 pub struct FusedDraft {
-    /// What makes the depthwise one's input, and the placement that its result would have: it then reads in its place.
-    before: Option<(Work, Layout)>,
-    depthwise: Work,
-    pointwise: Work,
-    between: Layout,
+    links: Vec<(Work, Layout)>,
+}
+
+/// Rows that an operator reads.
+struct Reach {
+    pad: usize,
+    extent: usize,
+    stride: usize,
+    /// What stands for padding where the input holds `zero` there.
+    padding: fn(i8) -> i8,
+}
+
+impl Reach {
+    fn of(work: &Work) -> Option<Reach> {
+        if let Some(ConvDraft { fitted, .. }) = work.conv() {
+            let extent = (fitted.kernel[0] - 1) * fitted.dilation[0] + 1;
+            return Some(Reach { pad: fitted.pad[0], extent, stride: fitted.stride[0], padding: |zero| zero });
+        }
+        let params = work.pool()?.params;
+        Some(Reach { pad: params.pad[0], extent: params.kernel[0], stride: params.stride[0], padding: |_| i8::MIN })
+    }
+
+    /// How many rows `count` rows of the result need.
+    fn rows(&self, count: usize) -> usize {
+        (count - 1) * self.stride + self.extent
+    }
+}
+
+fn unexpected() -> kernels::Error {
+    kernels::Error::Parameter { what: "a chain with an operator that has no rows: operators", found: 1 }
+}
+
+impl FusedDraft {
+    /// What each but the first reads, and how many rows of that there are at most, when the last one makes `rows` rows.
+    fn reaches(&self, rows: usize) -> Result<Vec<(Reach, usize)>, kernels::Error> {
+        let mut reaches = Vec::with_capacity(self.links.len());
+        let mut height = rows;
+        for (work, _) in self.links.iter().skip(1).rev() {
+            let reach = Reach::of(work).ok_or_else(unexpected)?;
+            height = reach.rows(height);
+            reaches.push((reach, height));
+        }
+        reaches.reverse();
+        Ok(reaches)
+    }
+
+    /// Rows that are done at once.
+    fn rows(&self, output: &Layout) -> usize {
+        self.links.iter().rev().nth(1).map_or(1, |(_, between)| rows_at_once(between, output))
+    }
+
+    fn makers(&self, isa: Isa, input: Layout, reaches: Vec<(Reach, usize)>) -> Result<Vec<Maker>, kernels::Error> {
+        let mut makers: Vec<Maker> = Vec::with_capacity(reaches.len());
+        for ((work, made), (reach, height)) in self.links.iter().zip(reaches) {
+            let conv = work.conv().ok_or_else(unexpected)?;
+            let layout = Layout { border: Border { top: 0, bottom: 0, ..made.border }, ..*made };
+            let kernel = match makers.last() {
+                None => conv.kernel(isa, &[input, layout])?,
+                Some(before) => {
+                    let fitted = Fitted { pad: [0, conv.fitted.pad[1]], ..conv.fitted };
+                    conv.fitted_kernel(isa, &fitted, &[Maker::part(&before.layout, before.height), Maker::part(made, height)])?
+                }
+            };
+            let Reach { pad, extent, stride, padding } = reach;
+            makers.push(Maker { conv: kernel, layout, pad, extent, stride, zero: padding(conv.output_zero()), height });
+        }
+        Ok(makers)
+    }
 }
 
 impl Draft for FusedDraft {
     fn finish(&self, isa: Isa, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
         let (input, output) = (layouts[0], layouts[layouts.len() - 1]);
-        let rows = FusedStep::rows_at_once(&self.between);
-        let missing = || kernels::Error::Parameter { what: "a fused step without its convolutions", found: 0 };
-        let (depthwise, pointwise) = (self.depthwise.conv().ok_or_else(missing)?, self.pointwise.conv().ok_or_else(missing)?);
-        let part = |layout: &Layout| FusedStep::part(layout, rows);
-        let (before, first) = match &self.before {
-            None => (None, depthwise.kernel(isa, &[input, self.between])?),
-            Some((maker, made)) => {
-                let before = before(maker.conv().ok_or_else(missing)?, depthwise, isa, input, made)?;
-                let window = Layout { height: before.window(rows + 1), ..before.layout };
-                let fitted = Fitted { pad: [0, depthwise.fitted.pad[1]], ..depthwise.fitted };
-                let first = depthwise.fitted_kernel(isa, &fitted, &[window, part(&self.between)])?;
-                (Some(before), first)
+        let rows = self.rows(&output);
+        let makers = self.makers(isa, input, self.reaches(rows + 1)?)?;
+        let (Some(before), Some((work, _))) = (makers.last(), self.links.last()) else { return Err(unexpected()) };
+        let own = layouts[1..].iter().map(|layout| Maker::part(layout, rows + 1));
+        let parts: Vec<Layout> = std::iter::once(Maker::part(&before.layout, before.height)).chain(own).collect();
+        let (last, zero) = match (work.conv(), work.pool()) {
+            (Some(conv), _) => {
+                let fitted = Fitted { pad: [0, conv.fitted.pad[1]], ..conv.fitted };
+                let kernel = conv.fitted_kernel(isa, &fitted, &parts)?;
+                (Last::Conv(InPlace { kernel, in_place }), conv.output_zero())
             }
+            (None, Some(pool)) => (Last::Pool(pool.part(isa, &parts)?), pool.params.output_zero),
+            (None, None) => return Err(unexpected()),
         };
-        let parts: Vec<Layout> = std::iter::once(&self.between).chain(&layouts[1..]).map(part).collect();
-        let second = InPlace { kernel: pointwise.kernel(isa, &parts)?, in_place };
         let residual = (layouts.len() > 2).then(|| layouts[1]);
-        Ok(Box::new(FusedStep { before, first, second, between: self.between, output, residual, rows, zero: pointwise.output_zero() }))
+        Ok(Box::new(FusedStep { makers, last, output, residual, rows, zero }))
     }
 
     fn in_place(&self, read: usize) -> bool {
         read == 1
     }
 
+    fn links(&self) -> usize {
+        self.links.len()
+    }
+
+    fn window_bytes(&self, layouts: &[Layout]) -> usize {
+        let rows = layouts.last().map_or(1, |output| self.rows(output)) + 1;
+        let height = self.reaches(rows).ok().and_then(|reaches| Some(reaches.first()?.1));
+        let first = self.links.first().and_then(|(work, _)| Reach::of(work));
+        height.zip(first).map_or(usize::MAX, |(height, reach)| reach.rows(height).saturating_mul(layouts[0].row_stride()))
+    }
+
     fn as_fused(&mut self) -> Option<&mut FusedDraft> {
         Some(self)
     }
-}
-
-/// The convolution that makes a window of `made` for `next`.
-fn before(maker: &ConvDraft, next: &ConvDraft, isa: Isa, input: Layout, made: &Layout) -> Result<Before, kernels::Error> {
-    let layout = Layout { border: Border { top: 0, bottom: 0, ..made.border }, ..*made };
-    let fitted = &next.fitted;
-    Ok(Before {
-        conv: maker.kernel(isa, &[input, layout])?,
-        layout,
-        pad: fitted.pad[0],
-        extent: (fitted.kernel[0] - 1) * fitted.dilation[0] + 1,
-        stride: fitted.stride[0],
-        zero: maker.output_zero(),
-    })
 }
 
 #[cfg(test)]
@@ -177,6 +233,7 @@ mod tests {
     use crate::engine::program::Program;
     use crate::engine::quantized::binary::{Binary, Operation};
     use crate::engine::quantized::conv::Conv;
+    use crate::engine::quantized::pool::Pool;
     use crate::engine::quantized::product::Product;
     use crate::engine::quantized::window::{Padding, Window};
     use crate::engine::quantized::{Array, Kind, Operator, QuantizedType};
@@ -224,52 +281,109 @@ mod tests {
         (Operator { name: "conv".into(), kind, inputs: vec![input], output: random.ty() }, weights)
     }
 
-    /// Expand, filter, project, and on the way back the input added where it fits: lowered with `threads` and evaluated plainly.
-    fn case(seed: u64, threads: usize) {
-        let random = &mut Random(seed);
-        let (channels, wide) = (1 + random.below(20), 2 + random.below(40));
-        let (kernel, stride) = ([3, 5][random.below(2)], 1 + random.below(2));
-        let shape = [1, channels, 5 + random.below(14), 3 + random.below(9)];
-        let input = random.ty();
-        let shape_of_first = [[1, 1, 0], [3, 2, 1]][random.below(2)];
-        let (first, a) = conv(random, shape_of_first, 1, [channels, wide], input);
-        let (second, b) = conv(random, [kernel, stride, kernel / 2], wide, [wide, wide], first.output);
-        let (third, c) = conv(random, [1, 1, 0], 1, [wide, channels], second.output);
-        let ops = [(&first, a), (&second, b), (&third, c)];
-        let x = random.array(&shape);
+    /// Operators one after the other with their weights, lowered and run with `threads`, and evaluated plainly. Where shapes and a
+    /// coin allow it the input is added in the end. Returns what the steps are.
+    fn compare(
+        random: &mut Random,
+        shape: &[usize],
+        input: QuantizedType,
+        ops: &[(Operator, Option<Array>)],
+        threads: usize,
+    ) -> Vec<String> {
+        let x = random.array(shape);
         let (mut lowering, mut value, mut shapes) = (Lowering::default(), Value(0), vec![shape.to_vec()]);
         let mut expected = x.clone();
-        lowering.native_value("x", &shape, Some(Dtype::Int8), x.values.len(), Origin::Input(0), 2);
+        lowering.native_value("x", shape, Some(Dtype::Int8), x.values.len(), Origin::Input(0), 2);
+        let both = |shape: &[usize], weights: &Option<Array>| -> Vec<Vec<usize>> {
+            std::iter::once(shape.to_vec()).chain(weights.iter().map(|w| w.shape.clone())).collect()
+        };
         for (i, (op, weights)) in ops.iter().enumerate() {
-            let made = op.shape(&[shapes[i].clone(), weights.shape.clone()]).unwrap();
-            lowering.hint = ops.get(i + 1).map_or(Border::default(), |(next, w)| next.border(&[made.clone(), w.shape.clone()]));
+            let made = op.shape(&both(&shapes[i], weights)).unwrap();
+            lowering.hint = ops.get(i + 1).map_or(Border::default(), |(next, w)| next.border(&both(&made, w)));
             let operand = Operand { value: Some(value), shape: shapes[i].clone(), constant: None };
-            let constant = Operand { value: None, shape: weights.shape.clone(), constant: Some(Arc::new(weights.clone())) };
-            value = op.lower(&mut lowering, &[operand, constant]).unwrap().unwrap();
+            let constant = |w: &Array| Operand { value: None, shape: w.shape.clone(), constant: Some(Arc::new(w.clone())) };
+            let operands: Vec<Operand> = std::iter::once(operand).chain(weights.iter().map(constant)).collect();
+            value = op.lower(&mut lowering, &operands).unwrap().unwrap();
             lowering.set_readers(value, 1);
-            expected = op.eval(&[expected, weights.clone()]).unwrap();
+            expected = op.eval(&std::iter::once(expected).chain(weights.clone()).collect::<Vec<_>>()).unwrap();
             shapes.push(made);
         }
-        if shapes[3] == shapes[0] {
+        if shapes.last() == shapes.first() {
             let kind = Kind::Binary(Binary { operation: Operation::Add, low: -128, high: 127 });
-            let sum = Operator { name: "sum".into(), kind, inputs: vec![third.output, input], output: random.ty() };
+            let from = ops.last().map_or(input, |(op, _)| op.output);
+            let sum = Operator { name: "sum".into(), kind, inputs: vec![from, input], output: random.ty() };
             let operand = |value: Value| Operand { value: Some(value), shape: shape.to_vec(), constant: None };
             value = sum.lower(&mut lowering, &[operand(value), operand(Value(0))]).unwrap().unwrap();
             expected = sum.eval(&[expected, x.clone()]).unwrap();
         }
         let outputs = vec![lowering.native(value).unwrap()];
         let program = native::prepare(Lowered { lowering, islands: vec![], outputs }, vec![x.values.len()], Default::default()).unwrap();
-        let steps = program.nodes();
-        assert!(steps.iter().any(|s| s.op.matches("rows into").count() == 2), "{steps:?}");
         let mut executor = program.executor(&Spread::threads(threads)).unwrap();
         executor.input_mut(0).iter_mut().zip(&x.values).for_each(|(byte, &v)| *byte = v as u8);
         executor.run().unwrap();
         let found: Vec<i8> = executor.output(0).iter().map(|&b| b as i8).collect();
-        assert_eq!(found, expected.values, "seed {seed}, {threads} threads, shapes {shapes:?}");
+        assert_eq!(found, expected.values, "{threads} threads, shapes {shapes:?}");
+        program.nodes().into_iter().map(|node| node.op).collect()
+    }
+
+    /// A filter of `wide` channels and what makes its input from `from` channels.
+    fn expand(random: &mut Random, from: usize, wide: usize, input: QuantizedType) -> Vec<(Operator, Option<Array>)> {
+        let (kernel, stride) = ([3, 5][random.below(2)], 1 + random.below(2));
+        let shape = [[1, 1, 0], [3, 2, 1]][random.below(2)];
+        let (first, a) = conv(random, shape, 1, [from, wide], input);
+        let (second, b) = conv(random, [kernel, stride, kernel / 2], wide, [wide, wide], first.output);
+        vec![(first, Some(a)), (second, Some(b))]
+    }
+
+    /// The result of `ops` in `to` channels.
+    fn project(random: &mut Random, ops: &mut Vec<(Operator, Option<Array>)>, wide: usize, to: usize) {
+        let input = ops[ops.len() - 1].0.output;
+        let (third, c) = conv(random, [1, 1, 0], 1, [wide, to], input);
+        ops.push((third, Some(c)));
+    }
+
+    /// Rows of the input for one of the result.
+    fn strides(ops: &[(Operator, Option<Array>)]) -> usize {
+        let stride = |op: &Operator| if let Kind::Conv(conv) = &op.kind { conv.window.stride[0] } else { 1 };
+        ops.iter().map(|(op, _)| stride(op)).product()
     }
 
     #[test]
-    fn three_convolutions_by_rows_equal_three_by_themselves() {
-        (0..60).for_each(|seed| case(seed, 1 + seed as usize % 3));
+    fn chains_of_convolutions_by_rows_equal_each_by_itself() {
+        for seed in 0..60 {
+            let random = &mut Random(seed);
+            let (channels, wide) = (1 + random.below(20), 2 + random.below(40));
+            let input = random.ty();
+            let mut ops = expand(random, channels, wide, input);
+            project(random, &mut ops, wide, channels);
+            let twice = random.below(2) == 0;
+            if twice {
+                let between = ops[2].0.output;
+                ops.extend(expand(random, channels, wide, between));
+                project(random, &mut ops, wide, channels);
+            }
+            let shape = [1, channels, ROWS * strides(&ops) + random.below(14), 3 + random.below(9)];
+            let steps = compare(random, &shape, input, &ops, 1 + seed as usize % 3);
+            assert!(steps.iter().any(|op| op.matches("rows into").count() == if twice { 5 } else { 2 }), "seed {seed}: {steps:?}");
+        }
+    }
+
+    #[test]
+    fn a_convolution_and_its_maximum_by_rows_equal_each_by_itself() {
+        for seed in 0..60 {
+            let random = &mut Random(seed);
+            let (from, to) = (1 + random.below(9), 1 + random.below(40));
+            let shape = [1, from, 60 + random.below(20), 5 + random.below(9)];
+            let (input, size, stride) = (random.ty(), [1, 3, 7][random.below(3)], 1 + random.below(2));
+            let (first, weights) = conv(random, [size, stride, size / 2], 1, [from, to], input);
+            let (kernel, pad) = [(2, 0), (3, 0), (3, 1)][random.below(3)];
+            let padding = Padding::Explicit(vec![pad; 4]);
+            let stride = vec![1 + random.below(3); 2];
+            let window = Window { kernel: vec![kernel; 2], stride, dilation: vec![1; 2], padding, ceil: random.below(2) == 0 };
+            let pool = Pool { window: Some(window), max: true, count_padding: false, channels_last: false, drop_axes: false };
+            let pool = Operator { name: "pool".into(), kind: Kind::Pool(pool), inputs: vec![first.output], output: first.output };
+            let steps = compare(random, &shape, input, &[(first, Some(weights)), (pool, None)], 1 + seed as usize % 3);
+            assert!(steps.iter().any(|op| op.ends_with("rows into max pool")), "seed {seed}: {steps:?}");
+        }
     }
 }

@@ -9,6 +9,7 @@
 
 pub mod draft;
 pub mod fuse;
+pub mod lifetimes;
 pub mod view;
 
 use super::quantized::table::Table;
@@ -618,6 +619,22 @@ impl Work {
         match self {
             Work::Kernel(draft) => draft.conv(),
             Work::Island(_) => None,
+        }
+    }
+
+    /// The pool, where it is one.
+    fn pool(&self) -> Option<&draft::PoolDraft> {
+        match self {
+            Work::Kernel(draft) => draft.pool(),
+            Work::Island(_) => None,
+        }
+    }
+
+    /// How many operators a chain has that it could join: 0 for what no chain can begin with.
+    fn links(&self) -> usize {
+        match self {
+            Work::Kernel(draft) => draft.links(),
+            Work::Island(_) => 0,
         }
     }
 

@@ -14,7 +14,7 @@ pub mod expression;
 mod layer_norm;
 pub mod linear;
 mod matmul;
-mod pool;
+pub mod pool;
 pub mod product;
 mod resize;
 mod softmax;

@@ -2,14 +2,14 @@
 
 use super::window::{Fitted, Window};
 use super::{Array, Behaviour, Kind, Operator, QuantizedType, Recognized};
-use crate::engine::lower::draft::Simple;
+use crate::engine::lower::draft::PoolDraft;
 use crate::engine::lower::{Lowering, Operand, Roles, Value};
 use crate::engine::onnx::attribute;
 use crate::engine::onnx::graph::input;
 use crate::engine::onnx::pb::NodeProto;
 use crate::engine::onnx::tensor;
 use crate::engine::recognize::Context;
-use crate::kernels::{self, Layout, OutputQuant, PoolKind, PoolParams, reference};
+use crate::kernels::{Layout, OutputQuant, PoolKind, PoolParams, reference};
 use serde::{Deserialize, Serialize};
 
 /// Over the spatial axes of `[1, channels, spatial..]`, or of `[1, spatial.., channels]`.
@@ -151,7 +151,6 @@ impl Behaviour for Pool {
         let output_shape = self.shape(op, &[shape])?;
         let output = to.output(&output_shape, &roles(output_shape.len()), op.output);
         let params = self.params(op, &fitted, input.layout, output.layout);
-        let draft = Simple(move |isa, l: &[Layout]| kernels::Pool::prepare(isa, &PoolParams { input: l[0], output: l[1], ..params }));
-        Ok(Some(to.push(Box::new(draft), &[input], output)))
+        Ok(Some(to.push(Box::new(PoolDraft { params }), &[input], output)))
     }
 }
