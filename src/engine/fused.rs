@@ -19,7 +19,7 @@ pub struct FusedStep {
 }
 
 /// Most operators before the last one.
-pub const MAKERS: usize = 7;
+pub const MAKERS: usize = 15;
 
 /// A convolution whose result exists as a window of rows, which moves down with the work. The first one is prepared for the whole
 /// input and result, others for [`Maker::part`] of what they read and make.
@@ -64,18 +64,6 @@ impl Maker {
     fn macs(&self) -> u64 {
         self.conv.macs() / self.conv.output().height as u64 * self.layout.height as u64
     }
-}
-
-/// Bytes between two operators that stay in the nearest cache of a small board beside what else the loops touch (L1: 32 KiB and more).
-const BETWEEN: usize = 24 << 10;
-
-/// Depthwise loops do four rows together.
-const TOGETHER: usize = 4;
-
-/// How many rows of the last operator's input are made at once.
-pub fn rows_at_once(between: &Layout, output: &Layout) -> usize {
-    let rows = BETWEEN / between.row_stride().max(1);
-    (rows / TOGETHER * TOGETHER).max(TOGETHER).min(output.height)
 }
 
 /// Windows of all makers, and which rows each holds, counted from its first row of padding.

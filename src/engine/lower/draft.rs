@@ -37,7 +37,7 @@ pub trait Draft: Send {
         0
     }
 
-    /// Of a chain: bytes of the window on its input that would take that one's place.
+    /// Of a chain: bytes of the least window on its input that could take that one's place.
     fn window_bytes(&self, _layouts: &[Layout]) -> usize {
         usize::MAX
     }

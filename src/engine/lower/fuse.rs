@@ -6,11 +6,17 @@
 
 use super::draft::{ConvDraft, Draft, PoolDraft};
 use super::{Lowering, Origin, Record, Work, lifetimes};
-use crate::engine::fused::{FusedStep, Last, MAKERS, Maker, rows_at_once};
+use crate::engine::fused::{FusedStep, Last, MAKERS, Maker};
 use crate::engine::plan;
 use crate::engine::quantized::window::Fitted;
 use crate::engine::step::{InPlace, Step};
 use crate::kernels::{self, Border, Isa, Layout};
+
+/// Bytes between operators that stay in the nearest cache of a small board beside what else the loops touch (L1: 32 KiB and more).
+const NEAR: usize = 24 << 10;
+
+/// Depthwise loops do four rows together.
+const TOGETHER: usize = 4;
 
 /// Fuses wherever it is possible and pays. `outputs` are the storages that leave the program.
 pub fn by_rows(lowering: &mut Lowering, outputs: &[usize]) {
@@ -160,9 +166,14 @@ impl FusedDraft {
         Ok(reaches)
     }
 
-    /// Rows that are done at once.
+    /// Rows that are done at once: as many as keep the windows in the nearest cache.
     fn rows(&self, output: &Layout) -> usize {
-        self.links.iter().rev().nth(1).map_or(1, |(_, between)| rows_at_once(between, output))
+        let bytes = |rows| -> usize {
+            let windows = self.links.iter().zip(self.reaches(rows).unwrap_or_default());
+            windows.map(|((_, made), (_, height))| height * made.row_stride()).sum()
+        };
+        let choices = (TOGETHER..output.height + TOGETHER).step_by(TOGETHER);
+        choices.take_while(|&rows| bytes(rows) <= NEAR).last().unwrap_or(TOGETHER).min(output.height)
     }
 
     fn makers(&self, isa: Isa, input: Layout, reaches: Vec<(Reach, usize)>) -> Result<Vec<Maker>, kernels::Error> {
@@ -214,8 +225,7 @@ impl Draft for FusedDraft {
     }
 
     fn window_bytes(&self, layouts: &[Layout]) -> usize {
-        let rows = layouts.last().map_or(1, |output| self.rows(output)) + 1;
-        let height = self.reaches(rows).ok().and_then(|reaches| Some(reaches.first()?.1));
+        let height = self.reaches(TOGETHER + 1).ok().and_then(|reaches| Some(reaches.first()?.1));
         let first = self.links.first().and_then(|(work, _)| Reach::of(work));
         height.zip(first).map_or(usize::MAX, |(height, reach)| reach.rows(height).saturating_mul(layouts[0].row_stride()))
     }
