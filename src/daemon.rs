@@ -1,7 +1,7 @@
 //! The daemon: builds the parts, connects them, reloads and ends them. What travels between them is in `lib.rs`.
 
 use crate::config::{Config, ConfigError, InferenceConfig};
-use crate::engine::Stages;
+use crate::engine::{Stages, prune};
 use crate::governor::Governor;
 use crate::intake::{Door, SourceDoor};
 use crate::metrics::Count;
@@ -248,9 +248,19 @@ impl Outlet for mqtt::Handle {
     }
 }
 
+/// Where packed weights are kept: the first of systemd's `CacheDirectory=`. Without one they are not.
+fn cache_directory() -> Option<PathBuf> {
+    let all = std::env::var_os("CACHE_DIRECTORY")?;
+    std::env::split_paths(&all).next().filter(|folder| folder.is_absolute())
+}
+
 /// Loads what the configuration names.
 fn setup(config: &Config) -> Result<Setup, Refused> {
-    let registry = Registry::load(&config.models).map_err(Refused::Models)?;
+    let cache = cache_directory();
+    let registry = Registry::load(&config.models, cache.as_deref()).map_err(Refused::Models)?;
+    if let Some(folder) = cache {
+        prune(&folder, |digest| registry.iter().any(|loaded| loaded.model.digest() == digest));
+    }
     let feeds = config.sources.iter().map(|s| (s.name.clone(), s.model.clone())).collect();
     let InferenceConfig { threads, ref cores, stages, .. } = config.inference;
     let stages = if stages > 1 { Stages::new(stages, cores).map(Arc::new) } else { None };

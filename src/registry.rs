@@ -6,6 +6,7 @@ use crate::latency::Latencies;
 use crate::stage::{AlarmStates, Labels, Post, Pre};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// One model, ready to run.
@@ -56,11 +57,11 @@ pub fn reasons(unusable: &[Unusable], separator: &str) -> String {
 }
 
 impl Registry {
-    /// Loads every model; reports every one that fails.
-    pub fn load(configs: &[ModelConfig]) -> Result<Registry, Vec<Unusable>> {
+    /// Loads every model; reports every one that fails. With `cache`, packed weights are kept in that folder.
+    pub fn load(configs: &[ModelConfig], cache: Option<&Path>) -> Result<Registry, Vec<Unusable>> {
         let (mut models, mut unusable) = (BTreeMap::new(), Vec::new());
         for config in configs {
-            match Loaded::new(config) {
+            match Loaded::new(config, cache) {
                 Ok(loaded) => drop(models.insert(config.name.clone(), Arc::new(loaded))),
                 Err(e) => unusable.push(e),
             }
@@ -96,9 +97,9 @@ impl Registry {
 }
 
 impl Loaded {
-    fn new(config: &ModelConfig) -> Result<Loaded, Unusable> {
+    fn new(config: &ModelConfig, cache: Option<&Path>) -> Result<Loaded, Unusable> {
         let wrong = |key: &str, message: String| Unusable::Configuration { model: config.name.clone(), key: key.into(), message };
-        let model = Model::load(&config.path, &config.limits).map_err(Unusable::Model)?;
+        let model = Model::load_cached(&config.path, &config.limits, cache).map_err(Unusable::Model)?;
         let labels = config.labels.as_deref().map(Labels::read).transpose().map_err(|e| wrong("labels", e))?;
         let pre = Pre::for_ports(&config.pre, model.inputs()).map_err(|p| wrong(&p.key, p.message))?;
         let post = Post::new(&config.post, labels.as_ref(), model.outputs(), model.inputs()).map_err(|p| wrong(&p.key, p.message))?;

@@ -18,7 +18,7 @@ pub struct Args {
 pub fn main(args: &Args) -> Result<(), Failure> {
     let config = Config::load(&args.config).map_err(|e| Failure::Configuration(e.to_string()))?;
     if !args.text_only {
-        Registry::load(&config.models).map_err(|unusable| Failure::Model(reasons(&unusable, "\n")))?;
+        Registry::load(&config.models, None).map_err(|unusable| Failure::Model(reasons(&unusable, "\n")))?;
     }
     let (path, models, sources) = (args.config.display(), config.models.len(), config.sources.len());
     output::write(&format!("{path}: good; node {}, {models} models, {sources} sources", config.node))

@@ -83,7 +83,7 @@ fn configured_model(name: &str, path: &Path) -> Result<Arc<Loaded>, Failure> {
     let model = config.models.into_iter().find(|m| m.name == name).ok_or(Failure::Configuration(unknown))?;
     // Alone: what it may be replaced by does not matter here.
     let model = crate::config::model::ModelConfig { lighter: None, ..model };
-    let registry = Registry::load(&[model]).map_err(|e| Failure::Model(reasons(&e, "\n")))?;
+    let registry = Registry::load(&[model], None).map_err(|e| Failure::Model(reasons(&e, "\n")))?;
     registry.get(name).cloned().ok_or_else(|| Failure::Model(format!("model `{name}` is not loaded")))
 }
 

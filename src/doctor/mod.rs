@@ -90,7 +90,7 @@ impl Diagnosis {
 fn examine(config: &Config, root: &Path) -> Vec<Finding> {
     let model = |m: &crate::config::model::ModelConfig| {
         let alone = crate::config::model::ModelConfig { lighter: None, ..m.clone() };
-        let loaded = Registry::load(&[alone]).map(|_| "loads".to_string());
+        let loaded = Registry::load(&[alone], None).map(|_| "loads".to_string());
         Finding::new(format!("model {}", m.name), loaded.map_err(|e| reasons(&e, "; ")))
     };
     let source = |s: &SourceConfig| {

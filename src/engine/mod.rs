@@ -19,6 +19,7 @@
 //! | `arena`, `plan` | bytes, and where they lie |
 //! | `team`, `spread` | who works on them when: threads on one step, stages of steps |
 //! | `program` | the boundary to what runs: our executor, or tract alone |
+//! | `packed`, `mapping` | packed weights kept in a file for the next start |
 //! | `report`, `bench` | what `inspect` and `bench` tell |
 
 pub mod affinity;
@@ -32,9 +33,11 @@ mod limits;
 mod live;
 mod lower;
 mod macs;
+mod mapping;
 mod model;
 mod native;
 mod onnx;
+mod packed;
 pub mod plan;
 mod port;
 mod program;
@@ -53,6 +56,7 @@ pub use infer::{infer_once, read_output, write_input};
 pub use limits::Limits;
 pub use macs::{Shapes, macs};
 pub use model::{Engine, Model, Session};
+pub use packed::prune;
 pub use port::Port;
 pub use report::{EngineNode, NodeReport, Opset, PortReport, Report, RunsIn, TensorReport, Totals};
 pub use spread::{Spread, Stages};

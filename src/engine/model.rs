@@ -4,12 +4,14 @@ use super::error::{LoadCause, LoadError, RunError};
 use super::limits::Limits;
 use super::onnx::pb::ModelProto;
 use super::onnx::{boundary, check, external, normalize, wire};
+use super::packed::Packed;
 use super::port::Port;
 use super::program::{Executor, Program};
 use super::report::{self, Report};
 use super::spread::Spread;
 use super::{native, recognize, tract};
 use crate::config::value::Size;
+use crate::kernels::Pantry;
 use crate::tensor::Dtype;
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -51,11 +53,20 @@ impl Model {
         Model::load_for(path, limits, Engine::Native)
     }
 
+    /// The same with packed weights that are kept in the folder `cache`: see [`super::packed`].
+    pub fn load_cached(path: &Path, limits: &Limits, cache: Option<&Path>) -> Result<Model, LoadError> {
+        Model::load_with(path, limits, Engine::Native, cache)
+    }
+
     /// The same for another engine.
     pub fn load_for(path: &Path, limits: &Limits, engine: Engine) -> Result<Model, LoadError> {
+        Model::load_with(path, limits, engine, None)
+    }
+
+    fn load_with(path: &Path, limits: &Limits, engine: Engine, cache: Option<&Path>) -> Result<Model, LoadError> {
         let name = path.display().to_string();
         let read = || read(path, limits.max_file);
-        build_for(engine, |engine| build(read()?, &name, path.parent(), limits, engine)).map_err(|cause| cause.of(&name))
+        build_for(engine, |engine| build(read()?, &name, path.parent(), limits, engine, cache)).map_err(|cause| cause.of(&name))
     }
 
     /// Loads a model from memory. It cannot have external data. `name` is for errors and the report.
@@ -69,7 +80,7 @@ impl Model {
         if found > limits.max_file {
             return Err(LoadCause::FileTooLarge { found, limit: limits.max_file }.of(name));
         }
-        build_for(engine, |engine| build(bytes.to_vec(), name, None, limits, engine)).map_err(|cause| cause.of(name))
+        build_for(engine, |engine| build(bytes.to_vec(), name, None, limits, engine, None)).map_err(|cause| cause.of(name))
     }
 
     /// The path or name it was loaded under.
@@ -165,7 +176,14 @@ fn build_for(engine: Engine, build: impl Fn(Engine) -> Result<Option<Model>, Loa
 
 /// The way from bytes to a model: decode, bring in external data, check, settle the borders, prepare, try.
 /// `None` where the engine cannot run it.
-fn build(bytes: Vec<u8>, name: &str, folder: Option<&Path>, limits: &Limits, engine: Engine) -> Result<Option<Model>, LoadCause> {
+fn build(
+    bytes: Vec<u8>,
+    name: &str,
+    folder: Option<&Path>,
+    limits: &Limits,
+    engine: Engine,
+    cache: Option<&Path>,
+) -> Result<Option<Model>, LoadCause> {
     let decoded = Size(wire::decoded_bytes(&bytes));
     if decoded > limits.max_memory {
         return Err(LoadCause::MemoryTooLarge { what: "decoding the file".to_string(), found: decoded, limit: limits.max_memory });
@@ -189,7 +207,11 @@ fn build(bytes: Vec<u8>, name: &str, folder: Option<&Path>, limits: &Limits, eng
     let (ports, shapes) = (typed.outputs.clone(), typed.shapes.clone());
     let outputs: Vec<Port> = ports.into_iter().map(|spec| Port { declared: spec.clone(), native: spec }).collect();
     let digest = hex(&digest.finalize());
-    let Some(program) = program(typed, engine, absorbed, limits)? else { return Ok(None) };
+    let mut packed = cache.filter(|_| engine == Engine::Native).and_then(|folder| Packed::open(folder, &digest));
+    let mut closed = Pantry::Closed;
+    let pantry = packed.as_mut().map_or(&mut closed, |packed| &mut packed.pantry);
+    let Some(program) = program(typed, engine, absorbed, limits, pantry)? else { return Ok(None) };
+    packed.into_iter().for_each(Packed::settle);
     let identity = report::Identity { name, file_bytes, digest: &digest };
     let report = draft.finish(&identity, &inputs, &outputs, &shapes, &*program);
     let model = Model(Arc::new(Inner { name: name.to_string(), digest, inputs, outputs, report, program }));
@@ -203,12 +225,13 @@ fn program(
     engine: Engine,
     absorbed: recognize::Absorbed,
     limits: &Limits,
+    pantry: &mut Pantry,
 ) -> Result<Option<Box<dyn Program>>, LoadCause> {
     if engine != Engine::Native {
         return Ok(Some(Box::new(typed.into_program()?)));
     }
     let inputs = typed.input_bytes();
-    match typed.lower().and_then(|lowered| native::prepare(lowered, inputs, absorbed)) {
+    match typed.lower().and_then(|lowered| native::prepare(lowered, inputs, absorbed, pantry)) {
         Ok(program) => {
             tract::check_memory(program.memory(), limits)?;
             Ok(Some(Box::new(program)))

@@ -14,7 +14,7 @@ use super::step::{READS, Step};
 use super::team::{Member, Team};
 use super::tract::lowering::Lowered;
 use super::tract::{IslandPlan, TractIsland, island_weights};
-use crate::kernels::{self, Isa};
+use crate::kernels::{self, Isa, Pantry};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -86,8 +86,8 @@ impl Prepared {
     }
 }
 
-/// Plans the arena and packs the weights.
-pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Result<NativeProgram, String> {
+/// Plans the arena and packs the weights, or takes them from `pantry`.
+pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed, pantry: &mut Pantry) -> Result<NativeProgram, String> {
     let Lowered { mut lowering, islands, outputs } = lowered;
     fuse::by_rows(&mut lowering, &outputs);
     let buffers = lifetimes::buffers(&lowering.storages, &lowering.records, &outputs);
@@ -113,7 +113,7 @@ pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed) -> Resu
                 if origin != Origin::Arena {
                     return Err(format!("internal failure: step `{}` writes {origin:?}", record.name));
                 }
-                kernel(&record, &**draft, isa, (&plan, &buffers), &place).map_err(|e| format!("node `{}`: {e}", record.name))?
+                kernel(&record, &**draft, isa, pantry, (&plan, &buffers), &place).map_err(|e| format!("node `{}`: {e}", record.name))?
             }
             Work::Island(number) => Action::Island {
                 number: *number,
@@ -149,13 +149,14 @@ fn kernel(
     record: &Record,
     draft: &dyn super::lower::draft::Draft,
     isa: Isa,
+    pantry: &mut Pantry,
     (plan, buffers): (&Plan, &[Buffer]),
     place: &impl Fn(usize) -> Place,
 ) -> Result<Action, kernels::Error> {
     let write = record.writes[0];
     let taken = |read: usize| plan.in_place(write) && plan.offset(write) == plan.offset(record.reads[read]);
     let in_place = (0..record.reads.len()).find(|&read| record.may_take(read) && taken(read));
-    let step = draft.finish(isa, &record.layouts, in_place.is_some())?;
+    let step = draft.finish(isa, pantry, &record.layouts, in_place.is_some())?;
     let reads = std::array::from_fn(|read| match record.reads.get(read) {
         Some(&storage) if in_place != Some(read) => place(storage),
         _ => Place::Arena(0..0),

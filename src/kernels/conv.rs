@@ -5,6 +5,7 @@
 
 use super::depthwise::Depthwise;
 use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack};
+use super::pantry::{Keep, Pantry, Reader, Writer};
 use super::winograd::{Job, Winograd};
 use super::{AddQuant, Error, Isa, Layout, OutputQuant, SLACK, check_multiplier, load, store, with_kernel};
 use std::ops::Range;
@@ -56,6 +57,11 @@ impl ConvParams<'_> {
     /// Multiply-accumulates of one run; taps on the padding count.
     pub fn macs(&self) -> u64 {
         (self.output.height * self.output.width * self.weights.len()) as u64
+    }
+
+    /// What packed weights depend on besides the numbers themselves.
+    fn key(&self, isa: Isa) -> String {
+        format!("{} {:?}", isa.name(), ConvParams { weights: &[], bias: &[], multipliers: &[], ..self.clone() })
     }
 
     pub(crate) fn is_depthwise(&self) -> bool {
@@ -319,17 +325,24 @@ const CHUNK_ELEMENTS: usize = 64 << 10;
 impl Conv {
     /// Checks `params` and packs them for `isa`.
     pub fn prepare(isa: Isa, params: &ConvParams) -> Result<Conv, Error> {
-        Conv::pack(isa, params, false)
+        Conv::prepare_from(isa, params, &mut Pantry::Closed)
+    }
+
+    /// The same with packed weights that are kept, or to be kept.
+    pub fn prepare_from(isa: Isa, params: &ConvParams, pantry: &mut Pantry) -> Result<Conv, Error> {
+        Conv::pack(isa, params, false, pantry)
     }
 
     /// The same for [`Conv::run_sums`]; multipliers, range and zero point of the output do not matter then.
     pub(crate) fn prepare_sums(isa: Isa, params: &ConvParams) -> Result<Conv, Error> {
-        Conv::pack(isa, params, true)
+        Conv::pack(isa, params, true, &mut Pantry::Closed)
     }
 
-    fn pack(isa: Isa, params: &ConvParams, sums: bool) -> Result<Conv, Error> {
+    fn pack(isa: Isa, params: &ConvParams, sums: bool, pantry: &mut Pantry) -> Result<Conv, Error> {
         params.check()?;
-        let body = with_kernel!(isa, k => if sums { dense(k, params)? } else { body(k, params)? });
+        let make = || with_kernel!(isa, k => if sums { dense(k, params) } else { body(k, params) });
+        // Depthwise weights are few.
+        let body = if params.is_depthwise() { make()? } else { pantry.keep(&params.key(isa), |body| body.fits(params), make)? };
         let kernel_rows = (params.kernel[0] - 1) * params.dilation[0] + 1;
         let row = params.input.row_stride();
         let rows = (CHUNK_ELEMENTS / row).saturating_sub(kernel_rows) / params.stride[0] + 1;
@@ -526,6 +539,53 @@ impl Conv {
     }
 }
 
+impl Keep for Body {
+    fn put(&self, to: &mut Writer) {
+        match self {
+            Body::Dense { blocks, .. } => {
+                to.put(&[blocks.len() as u32]);
+                blocks.iter().for_each(|block| block.put(to));
+            }
+            Body::Winograd(wg) => {
+                to.put::<u32>(&[]);
+                wg.put(to);
+            }
+            Body::Depthwise(_) => unreachable!("not kept"),
+        }
+    }
+
+    fn take(from: &mut Reader) -> Option<Body> {
+        match from.take::<u32>()?.as_slice() {
+            [] => Some(Body::Winograd(Box::new(Winograd::take(from)?))),
+            [count] => Some(Body::dense((0..*count).map(|_| Block::take(from)).collect::<Option<_>>()?)),
+            _ => None,
+        }
+    }
+}
+
+impl Body {
+    /// True where the kept weights are as many as `params` need, and windows stay inside the input.
+    fn fits(&self, params: &ConvParams) -> bool {
+        let (depth, channels) = (params.input.channels, params.output.channels);
+        let last = Grid { base: params.origin(), step_y: params.steps()[0], step_x: params.steps()[1] };
+        let room = params.input.bytes().saturating_sub(last.last(params.output.height, params.output.width));
+        match self {
+            Body::Dense { blocks, .. } => {
+                let columns = blocks.iter().map(|block| block.columns).sum::<usize>();
+                let inside = |block: &Block| block.channel + block.columns <= channels && block.span() <= room;
+                columns == channels && blocks.iter().all(inside)
+            }
+            Body::Winograd(wg) => wg.depth == depth && wg.blocks.last().map_or(0, |block| block.channel + block.columns) == channels,
+            Body::Depthwise(_) => false,
+        }
+    }
+
+    fn dense(blocks: Vec<Block>) -> Body {
+        let any_wide = blocks.iter().any(|b| !matches!(b.weights(), Weights::Narrow(_)));
+        Body::Dense { blocks, any_wide }
+    }
+}
+
 fn body<K: Kernel>(kernel: K, params: &ConvParams) -> Result<Body, Error> {
     if params.is_depthwise() {
         return Ok(Body::Depthwise(Box::new(Depthwise::pack(params)?)));
@@ -556,8 +616,7 @@ fn dense<K: Kernel>(_: K, params: &ConvParams) -> Result<Body, Error> {
             blocks.push(pack(&K::STYLE, &stretches, &columns)?);
         }
     }
-    let any_wide = blocks.iter().any(|b| !matches!(b.weights(), Weights::Narrow(_)));
-    Ok(Body::Dense { blocks, any_wide })
+    Ok(Body::dense(blocks))
 }
 
 /// The contiguous stretches of a window of `group`, in the order of [`taps_first`].

@@ -13,7 +13,8 @@
 //! a lane block, or two of them for 3x3 (see [`wide_units`]), whose 16 lanes are then in the order of [`WIDE_ORDER`].
 
 use super::conv::ConvParams;
-use super::pack::{Aligned, Columns, folded_bias, is_loud};
+use super::pack::{Columns, folded_bias, is_loud};
+use super::stored::Aligned;
 use super::{Error, Layout, OutputQuant};
 
 /// Channels of a lane block.

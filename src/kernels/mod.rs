@@ -6,6 +6,7 @@
 //! | `requant` | the one definition of accumulator -> int8 |
 //! | `reference` | every operator in its plainest form: the specification and the oracle |
 //! | `pack` | weights in the order the inner loops read them, and which of them are exact in which loop |
+//! | `stored`, `pantry` | arrays in place, of memory or of a file; packed weights that are kept for the next start |
 //! | `conv`, `depthwise`, `pool`, `elementwise` | an operator: parameters checked and packed at load, then a lean `run` |
 //! | `dynamic` | convolutions and products of float tensors that are quantized as they come |
 //! | `winograd` | wide 3x3 convolutions with a quarter of the multiplications, still exact |
@@ -43,6 +44,7 @@ mod matmul;
 mod pack;
 #[allow(unsafe_code)]
 mod pairs;
+mod pantry;
 mod pool;
 mod portable;
 pub mod reference;
@@ -50,6 +52,8 @@ mod requant;
 mod resize;
 mod rows;
 mod softmax;
+#[allow(unsafe_code)]
+mod stored;
 mod transpose;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "chosen by x86 only"))]
 mod winograd;
@@ -75,10 +79,12 @@ pub use gather::{CopyInto, Gather};
 pub use layer_norm::{LayerNorm, LayerNormParams};
 pub use layout::{Border, Layout, SLACK};
 pub use matmul::{MatMul, MatMulParams, Matrices};
+pub use pantry::{Pantry, Reader, Writer};
 pub use pool::{Pool, PoolKind, PoolParams};
 pub use requant::{AddQuant, MulQuant, OutputQuant, check_multiplier, check_scale, round};
 pub use resize::{Between, ResizeLinear};
 pub use softmax::{Softmax, SoftmaxQuant};
+pub use stored::Stable;
 
 use std::fmt;
 

@@ -19,6 +19,8 @@
 //!
 //! The input's zero point is folded into the bias, the requantization factors lie beside it, both in lane order.
 
+use super::pantry::{Keep, Reader, Writer};
+use super::stored::Aligned;
 use super::{Error, widen};
 
 /// Input bytes that one broadcast covers.
@@ -50,28 +52,6 @@ pub(crate) struct Run {
     pub groups: usize,
 }
 
-/// A vector whose first element lies on a cache line. A clone keeps the values but may lose the alignment, which costs time only.
-#[derive(Clone, Debug)]
-pub(crate) struct Aligned<T> {
-    buffer: Vec<T>,
-    start: usize,
-}
-
-impl<T: Copy + Default> Aligned<T> {
-    pub fn new(values: &[T]) -> Aligned<T> {
-        let spare = 64 / size_of::<T>();
-        let mut buffer = vec![T::default(); values.len() + spare];
-        let start = buffer.as_ptr().align_offset(64).min(spare);
-        buffer[start..start + values.len()].copy_from_slice(values);
-        buffer.truncate(start + values.len());
-        Aligned { buffer, start }
-    }
-
-    pub fn as_slice(&self) -> &[T] {
-        &self.buffer[self.start..]
-    }
-}
-
 #[derive(Clone, Debug)]
 pub(crate) enum Weights {
     Narrow(Aligned<i8>),
@@ -93,7 +73,7 @@ pub(crate) struct Block {
     span: usize,
     #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "x86 loops go by groups, because theirs may be mixed"))]
     runs: Vec<Run>,
-    offsets: Vec<u32>,
+    offsets: Aligned<u32>,
     weights: Weights,
     /// True where `acc * scale` may exceed 32 bits.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
@@ -112,7 +92,7 @@ impl Block {
 
     /// Input byte, from the window's first, of each group of weights.
     pub fn offsets(&self) -> &[u32] {
-        &self.offsets
+        self.offsets.as_slice()
     }
 
     /// How many groups are narrow; they come first.
@@ -152,6 +132,43 @@ impl Block {
     }
 }
 
+impl Keep for Block {
+    fn put(&self, to: &mut Writer) {
+        let head = [self.channel as u32, self.columns as u32, self.lanes as u32, u32::from(self.loud)];
+        to.put(&head);
+        to.put(&self.order.map(|column| column as u32));
+        to.put(self.offsets());
+        let (none, empty) = (Aligned::new(&[]), Aligned::new(&[]));
+        let (narrow, wide) = match &self.weights {
+            Weights::Narrow(narrow) => (narrow, &empty),
+            Weights::Wide(wide) => (&none, wide),
+            Weights::Mixed(narrow, wide) => (narrow, wide),
+        };
+        to.put(narrow.as_slice());
+        to.put(wide.as_slice());
+        to.put(&self.bias);
+        to.put(&self.scale);
+    }
+
+    fn take(from: &mut Reader) -> Option<Block> {
+        let [channel, columns, lanes, loud] = from.take_exactly::<u32, 4>()?.map(|n| n as usize);
+        let order = from.take_exactly::<u32, LANES>()?.map(|column| column as usize);
+        let (offsets, narrow, wide) = (from.take::<u32>()?, from.take::<i8>()?, from.take::<i16>()?);
+        let (bias, scale) = (from.take_exactly()?, from.take_exactly()?);
+        let (runs, span) = runs(offsets.as_slice());
+        let whole = narrow.as_slice().len() + wide.as_slice().len() == offsets.as_slice().len() * lanes * GROUP;
+        let sound = [LANES / 2, LANES].contains(&lanes) && (1..=lanes).contains(&columns) && order.iter().all(|&c| c < LANES);
+        let grouped = narrow.as_slice().len().is_multiple_of(lanes.max(1) * GROUP);
+        let weights = match (narrow.as_slice().is_empty(), wide.as_slice().is_empty()) {
+            (false, true) => Weights::Narrow(narrow),
+            (true, false) => Weights::Wide(wide),
+            _ => Weights::Mixed(narrow, wide),
+        };
+        let loud = loud != 0;
+        (whole && sound && grouped).then_some(Block { channel, columns, lanes, span, runs, offsets, weights, loud, order, bias, scale })
+    }
+}
+
 /// A stretch of the window: `length` input bytes from `offset`, weights `[column][first..first + length]`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stretch {
@@ -183,14 +200,15 @@ pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> R
     let lanes = if count <= LANES / 2 { LANES / 2 } else { LANES };
     let order: [usize; LANES] = if lanes == LANES { style.order } else { std::array::from_fn(|i| i) };
     let groups = groups(stretches, columns.weights, &order[..lanes]);
-    let Chosen { runs, offsets, weights } = choose(style.rule, stretches, groups);
-    let span = runs.iter().map(|run: &Run| run.offset + run.groups * GROUP).max().unwrap_or(0);
+    let (offsets, weights) = choose(style.rule, groups);
+    let (runs, span) = runs(&offsets);
     let (mut bias, mut scale, mut loud) = ([0; LANES], [0.0; LANES], false);
     for (lane, &column) in order[..lanes].iter().enumerate().filter(|(_, c)| **c < count) {
         let (folded, bound) = folded_bias(columns, column)?;
         (bias[lane], scale[lane]) = (folded, columns.multipliers[column]);
         loud |= is_loud(bound, scale[lane]);
     }
+    let offsets = Aligned::new(&offsets);
     Ok(Block { channel: columns.channel, columns: count, lanes, span, runs, offsets, weights, loud, order, bias, scale })
 }
 
@@ -238,31 +256,22 @@ fn groups(stretches: &[Stretch], columns: &[Vec<i16>], order: &[usize]) -> Vec<G
     out
 }
 
-struct Chosen {
-    runs: Vec<Run>,
-    offsets: Vec<u32>,
-    weights: Weights,
-}
-
-/// Narrow where it is exact and worth it, else wide, or each where it is best.
-fn choose(rule: NarrowRule, stretches: &[Stretch], mut groups: Vec<Group>) -> Chosen {
+/// Narrow where it is exact and worth it, else wide, or each where it is best. With the offset of each group in the weights' order.
+fn choose(rule: NarrowRule, mut groups: Vec<Group>) -> (Vec<u32>, Weights) {
     let fits = |g: &Group| g.weights.iter().all(|&w| i8::try_from(w).is_ok());
     let broken = groups.iter().filter(|g| !fits(g) || !keeps_rule(rule, g)).count() as f32 / groups.len() as f32;
     let offsets = |groups: &[Group]| -> Vec<u32> { groups.iter().map(|g| g.offset as u32).collect() };
     if rule == NarrowRule::Pairs && broken > 0.0 && broken <= 1.0 - MIX_LIMIT {
-        let runs = runs(stretches, &[]);
         let (keeping, rest): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(|g| fits(g) && keeps_rule(rule, g));
         let weights = Weights::Mixed(Aligned::new(&narrow(&keeping)), Aligned::new(&wide(&rest)));
-        return Chosen { runs, offsets: [offsets(&keeping), offsets(&rest)].concat(), weights };
+        return ([offsets(&keeping), offsets(&rest)].concat(), weights);
     }
     if broken > SPLIT_LIMIT || !groups.iter().all(fits) {
-        let weights = Weights::Wide(Aligned::new(&wide(&groups)));
-        return Chosen { runs: runs(stretches, &[]), offsets: offsets(&groups), weights };
+        return (offsets(&groups), Weights::Wide(Aligned::new(&wide(&groups))));
     }
     let rest: Vec<Group> = if broken == 0.0 { Vec::new() } else { groups.iter_mut().filter_map(|g| split(rule, g)).collect() };
-    let runs = runs(stretches, &rest);
     groups.extend(rest);
-    Chosen { runs, offsets: offsets(&groups), weights: Weights::Narrow(Aligned::new(&narrow(&groups))) }
+    (offsets(&groups), Weights::Narrow(Aligned::new(&narrow(&groups))))
 }
 
 fn narrow(groups: &[Group]) -> Vec<i8> {
@@ -271,17 +280,17 @@ fn narrow(groups: &[Group]) -> Vec<i8> {
     out
 }
 
-/// One run a stretch, then one a split group, neighbours joined.
-fn runs(stretches: &[Stretch], rest: &[Group]) -> Vec<Run> {
-    let whole = stretches.iter().map(|s| Run { offset: s.offset, groups: s.length.div_ceil(GROUP) });
+/// Groups that follow each other joined to runs, and the end of the last byte that one covers.
+fn runs(offsets: &[u32]) -> (Vec<Run>, usize) {
     let mut out: Vec<Run> = Vec::new();
-    for run in whole.chain(rest.iter().map(|g| Run { offset: g.offset, groups: 1 })) {
+    for offset in offsets.iter().map(|&offset| offset as usize) {
         match out.last_mut() {
-            Some(last) if last.offset + last.groups * GROUP == run.offset => last.groups += run.groups,
-            _ => out.push(run),
+            Some(last) if last.offset + last.groups * GROUP == offset => last.groups += 1,
+            _ => out.push(Run { offset, groups: 1 }),
         }
     }
-    out
+    let span = out.iter().map(|run| run.offset + run.groups * GROUP).max().unwrap_or(0);
+    (out, span)
 }
 
 fn wide(groups: &[Group]) -> Vec<i16> {

@@ -21,7 +21,9 @@
 //! so that is where the constant goes, and back into the bias. [`outputs`] refuses channels that can still sum to more.
 
 use super::conv::{ConvParams, Grid, Residual, taps_first};
-use super::pack::{Aligned, Columns, GROUP, LANES, Style, folded_bias, is_loud};
+use super::pack::{Columns, GROUP, LANES, Style, folded_bias, is_loud};
+use super::pantry::{Keep, Reader, Writer};
+use super::stored::Aligned;
 use super::{Error, OutputQuant};
 
 /// Output pixels of a tile, along each axis.
@@ -102,10 +104,13 @@ impl Winograd {
             blocks.push(outputs);
             pack_block(style, &columns, depth, &mut weights);
         }
-        let batch = (BATCH_BYTES / (POSITIONS * depth * 2)).clamp(1, BATCH);
-        let batch = batch.min(params.output.height.div_ceil(TILE) * params.output.width.div_ceil(TILE));
-        let offsets = (0..depth as u32).step_by(GROUP).collect();
-        Ok(Some(Winograd { depth, blocks, weights: Aligned::new(&weights), offsets, batch }))
+        let tiles = params.output.height.div_ceil(TILE) * params.output.width.div_ceil(TILE);
+        Ok(Some(Winograd::new(depth, blocks, Aligned::new(&weights), tiles)))
+    }
+
+    fn new(depth: usize, blocks: Vec<Outputs>, weights: Aligned<i16>, tiles: usize) -> Winograd {
+        let batch = (BATCH_BYTES / (POSITIONS * depth * 2)).clamp(1, BATCH).min(tiles);
+        Winograd { depth, blocks, weights, offsets: (0..depth as u32).step_by(GROUP).collect(), batch }
     }
 
     /// Costs are in multiplications of the dense loop. Transforms cost about 160 an input channel and 280 an output channel
@@ -152,6 +157,41 @@ impl Winograd {
             assert!(residual.grid.last(job.height, job.width) + channels <= bytes);
         }
         assert!(job.scratch.len() >= self.scratch_bytes());
+    }
+}
+
+impl Keep for Winograd {
+    fn put(&self, to: &mut Writer) {
+        to.put(&[self.depth as u32, self.batch as u32, self.blocks.len() as u32]);
+        to.put(self.weights.as_slice());
+        for block in &self.blocks {
+            to.put(&[block.channel as u32, block.columns as u32]);
+            to.put(&block.center);
+            to.put(&block.bias);
+            to.put(&block.scale);
+        }
+    }
+
+    fn take(from: &mut Reader) -> Option<Winograd> {
+        let [depth, batch, count] = from.take_exactly::<u32, 3>()?.map(|n| n as usize);
+        let weights = from.take::<i16>()?;
+        let mut blocks = Vec::new();
+        for index in 0..count {
+            let [channel, columns] = from.take_exactly::<u32, 2>()?.map(|n| n as usize);
+            let last = index + 1 == count;
+            if channel != index * LANES || !(if last { 1..=LANES } else { LANES..=LANES }).contains(&columns) {
+                return None;
+            }
+            blocks.push(Outputs {
+                channel,
+                columns,
+                center: from.take_exactly()?,
+                bias: from.take_exactly()?,
+                scale: from.take_exactly()?,
+            });
+        }
+        let whole = depth > 0 && depth.is_multiple_of(DEPTH) && weights.as_slice().len() == POSITIONS * depth * count * LANES;
+        (whole && batch > 0).then(|| Winograd::new(depth, blocks, weights, batch))
     }
 }
 

@@ -4,13 +4,13 @@ use crate::engine::quantized::conv::Conv;
 use crate::engine::quantized::window::Fitted;
 use crate::engine::quantized::{Array, Operator};
 use crate::engine::step::{ConvStep, InPlace, Step};
-use crate::kernels::{self, AddQuant, Border, Element, Isa, Layout, Order, PoolKind, PoolParams, SLACK};
+use crate::kernels::{self, AddQuant, Border, Element, Isa, Layout, Order, Pantry, PoolKind, PoolParams, SLACK};
 use std::sync::Arc;
 
 /// What makes a step once its layouts are settled: those of what it reads, in order, then of what it writes.
 pub trait Draft: Send {
-    /// Prepares the kernel. `in_place`: the output lies where the read that [`Draft::in_place`] allows lies.
-    fn finish(&self, isa: Isa, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error>;
+    /// Prepares the kernel, with packed weights from `pantry` where it has some. `in_place`: the output lies where the read that [`Draft::in_place`] allows lies.
+    fn finish(&self, isa: Isa, pantry: &mut Pantry, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error>;
 
     /// True where the output may take the place of read `read`.
     fn in_place(&self, _read: usize) -> bool {
@@ -71,19 +71,25 @@ pub struct ConvDraft {
 
 impl ConvDraft {
     /// The kernel for the layouts of input, residual if there is one, and output.
-    pub fn kernel(&self, isa: Isa, layouts: &[Layout]) -> Result<kernels::Conv, kernels::Error> {
-        self.fitted_kernel(isa, &self.fitted, layouts)
+    pub fn kernel(&self, isa: Isa, pantry: &mut Pantry, layouts: &[Layout]) -> Result<kernels::Conv, kernels::Error> {
+        self.fitted_kernel(isa, pantry, &self.fitted, layouts)
     }
 
     /// The same for another part of the image.
-    pub fn fitted_kernel(&self, isa: Isa, fitted: &Fitted, layouts: &[Layout]) -> Result<kernels::Conv, kernels::Error> {
+    pub fn fitted_kernel(
+        &self,
+        isa: Isa,
+        pantry: &mut Pantry,
+        fitted: &Fitted,
+        layouts: &[Layout],
+    ) -> Result<kernels::Conv, kernels::Error> {
         let numbers = match self.depth_first {
             true => self.conv.numbers(&self.op, &self.weights.permuted(&[1, 0])),
             false => self.conv.numbers(&self.op, &self.weights),
         };
         let mut params = self.conv.params(&self.op, fitted, [layouts[0], layouts[layouts.len() - 1]], &numbers);
         params.residual = self.residual.map(|quant| (quant, layouts[1]));
-        kernels::Conv::prepare(isa, &params)
+        kernels::Conv::prepare_from(isa, &params, pantry)
     }
 
     /// Zero point of the result, with the residual added where there is one.
@@ -109,10 +115,10 @@ fn column(layout: Layout) -> Option<Layout> {
 }
 
 impl Draft for ConvDraft {
-    fn finish(&self, isa: Isa, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&self, isa: Isa, pantry: &mut Pantry, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
         let columns: Vec<Layout> = layouts.iter().filter_map(|&layout| column(layout)).collect();
         let layouts = if self.is_pointwise() && columns.len() == layouts.len() { &columns } else { layouts };
-        let conv = InPlace { kernel: self.kernel(isa, layouts)?, in_place };
+        let conv = InPlace { kernel: self.kernel(isa, pantry, layouts)?, in_place };
         Ok(Box::new(ConvStep { conv, residual: self.residual.is_some() }))
     }
 
@@ -151,7 +157,7 @@ impl PoolDraft {
 }
 
 impl Draft for PoolDraft {
-    fn finish(&self, isa: Isa, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&self, isa: Isa, _: &mut Pantry, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
         Ok(Box::new(kernels::Pool::prepare(isa, &PoolParams { input: layouts[0], output: layouts[1], ..self.params })?))
     }
 
@@ -168,7 +174,7 @@ where
     F: Fn(Isa, &[Layout]) -> Result<S, kernels::Error> + Send,
     S: Step + 'static,
 {
-    fn finish(&self, isa: Isa, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&self, isa: Isa, _: &mut Pantry, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
         Ok(Box::new((self.0)(isa, layouts)?))
     }
 }
@@ -181,7 +187,7 @@ where
     F: Fn(Isa) -> Result<S, kernels::Error> + Send,
     S: Step + 'static,
 {
-    fn finish(&self, isa: Isa, _: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&self, isa: Isa, _: &mut Pantry, _: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
         Ok(Box::new((self.0)(isa)?))
     }
 
@@ -203,7 +209,7 @@ where
     K: 'static,
     InPlace<K>: Step,
 {
-    fn finish(&self, isa: Isa, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&self, isa: Isa, _: &mut Pantry, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
         Ok(Box::new(InPlace { kernel: (self.0)(isa, layouts)?, in_place }))
     }
 
@@ -221,7 +227,7 @@ pub struct ImportDraft {
 }
 
 impl Draft for ImportDraft {
-    fn finish(&self, isa: Isa, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&self, isa: Isa, _: &mut Pantry, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
         Ok(Box::new(kernels::Import::prepare(isa, self.order, self.element, layouts[1], self.zero)?))
     }
 
@@ -240,7 +246,7 @@ pub struct GatherDraft {
 }
 
 impl Draft for GatherDraft {
-    fn finish(&self, _: Isa, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&self, _: Isa, _: &mut Pantry, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
         let source = Layout::new(1, 1, self.bytes - SLACK);
         Ok(Box::new(kernels::Gather::prepare(source, layouts[1], self.tables.clone(), self.zero)?))
     }

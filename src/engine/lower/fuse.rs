@@ -10,7 +10,7 @@ use crate::engine::fused::{FusedStep, Last, MAKERS, Maker};
 use crate::engine::plan;
 use crate::engine::quantized::window::Fitted;
 use crate::engine::step::{InPlace, Step};
-use crate::kernels::{self, Border, Isa, Layout};
+use crate::kernels::{self, Border, Isa, Layout, Pantry};
 
 /// Bytes between operators that stay in the nearest cache of a small board beside what else the loops touch (L1: 32 KiB and more).
 const NEAR: usize = 24 << 10;
@@ -176,16 +176,16 @@ impl FusedDraft {
         choices.take_while(|&rows| bytes(rows) <= NEAR).last().unwrap_or(TOGETHER).min(output.height)
     }
 
-    fn makers(&self, isa: Isa, input: Layout, reaches: Vec<(Reach, usize)>) -> Result<Vec<Maker>, kernels::Error> {
+    fn makers(&self, isa: Isa, pantry: &mut Pantry, input: Layout, reaches: Vec<(Reach, usize)>) -> Result<Vec<Maker>, kernels::Error> {
         let mut makers: Vec<Maker> = Vec::with_capacity(reaches.len());
         for ((work, made), (reach, height)) in self.links.iter().zip(reaches) {
             let conv = work.conv().ok_or_else(unexpected)?;
             let layout = Layout { border: Border { top: 0, bottom: 0, ..made.border }, ..*made };
             let kernel = match makers.last() {
-                None => conv.kernel(isa, &[input, layout])?,
+                None => conv.kernel(isa, pantry, &[input, layout])?,
                 Some(before) => {
                     let fitted = Fitted { pad: [0, conv.fitted.pad[1]], ..conv.fitted };
-                    conv.fitted_kernel(isa, &fitted, &[Maker::part(&before.layout, before.height), Maker::part(made, height)])?
+                    conv.fitted_kernel(isa, pantry, &fitted, &[Maker::part(&before.layout, before.height), Maker::part(made, height)])?
                 }
             };
             let Reach { pad, extent, stride, padding } = reach;
@@ -196,17 +196,17 @@ impl FusedDraft {
 }
 
 impl Draft for FusedDraft {
-    fn finish(&self, isa: Isa, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&self, isa: Isa, pantry: &mut Pantry, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
         let (input, output) = (layouts[0], layouts[layouts.len() - 1]);
         let rows = self.rows(&output);
-        let makers = self.makers(isa, input, self.reaches(rows + 1)?)?;
+        let makers = self.makers(isa, pantry, input, self.reaches(rows + 1)?)?;
         let (Some(before), Some((work, _))) = (makers.last(), self.links.last()) else { return Err(unexpected()) };
         let own = layouts[1..].iter().map(|layout| Maker::part(layout, rows + 1));
         let parts: Vec<Layout> = std::iter::once(Maker::part(&before.layout, before.height)).chain(own).collect();
         let (last, zero) = match (work.conv(), work.pool()) {
             (Some(conv), _) => {
                 let fitted = Fitted { pad: [0, conv.fitted.pad[1]], ..conv.fitted };
-                let kernel = conv.fitted_kernel(isa, &fitted, &parts)?;
+                let kernel = conv.fitted_kernel(isa, pantry, &fitted, &parts)?;
                 (Last::Conv(InPlace { kernel, in_place }), conv.output_zero())
             }
             (None, Some(pool)) => (Last::Pool(pool.part(isa, &parts)?), pool.params.output_zero),
@@ -327,7 +327,9 @@ mod tests {
             expected = sum.eval(&[expected, x.clone()]).unwrap();
         }
         let outputs = vec![lowering.native(value).unwrap()];
-        let program = native::prepare(Lowered { lowering, islands: vec![], outputs }, vec![x.values.len()], Default::default()).unwrap();
+        let program =
+            native::prepare(Lowered { lowering, islands: vec![], outputs }, vec![x.values.len()], Default::default(), &mut Pantry::Closed)
+                .unwrap();
         let mut executor = program.executor(&Spread::threads(threads)).unwrap();
         executor.input_mut(0).iter_mut().zip(&x.values).for_each(|(byte, &v)| *byte = v as u8);
         executor.run().unwrap();

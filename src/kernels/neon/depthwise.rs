@@ -14,7 +14,7 @@
 
 use super::super::conv::ConvParams;
 use super::super::depthwise::{DW_LANES, Depthwise};
-use super::super::pack::Aligned;
+use super::super::stored::Aligned;
 use super::epilogue::{Finish, put_eight, scaled};
 use super::sdot_lanes;
 use std::arch::aarch64::*;
