@@ -222,7 +222,10 @@ impl Strip<'_> {
     }
 
     /// Height and width to loop over: one long row where rows follow each other without a gap everywhere.
-    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code, reason = "the portable loops have no need"))]
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm")),
+        allow(dead_code, reason = "the portable loops have no need")
+    )]
     pub fn rows(&self) -> (usize, usize) {
         let grids = [Some(self.windows), Some(self.pixels), self.residual().map(|r| r.grid)];
         let seamless = grids.into_iter().flatten().all(|grid| grid.step_y == self.width * grid.step_x);
