@@ -149,6 +149,10 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
+    /// Of nothing that lies anywhere.
+    #[cfg_attr(not(any(target_arch = "aarch64", target_arch = "arm")), allow(dead_code, reason = "for the cursors of ARM"))]
+    pub const NONE: Grid = Grid { base: 0, step_y: 0, step_x: 0 };
+
     fn of(layout: &Layout, row: usize, channel: usize, sliced_at: usize) -> Grid {
         Grid { base: layout.offset(row, 0) + channel - sliced_at, step_y: layout.row_stride(), step_x: layout.pixel_stride }
     }

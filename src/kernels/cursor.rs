@@ -39,7 +39,7 @@ impl Cursor {
         let size = strip.rows();
         let output = strip.output.as_mut_ptr();
         let residual = strip.residual().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
-        let (from, other) = residual.unwrap_or((output, Grid { base: 0, step_y: 0, step_x: 0 }));
+        let (from, other) = residual.unwrap_or((output, Grid::NONE));
         let first = Place { window: strip.input.as_ptr().cast(), pixel: output, residual: from };
         Cursor::new(first, size, [(strip.windows, element), (strip.pixels, 1), (other, 1)])
     }

@@ -2,20 +2,25 @@
 //! is compiled without it, and asks the kernel.
 //!
 //! Dense, narrow: 2 pixels x 8 channels, as many as 16 registers hold, with the products and the rule of 64-bit NEON
-//! ([`NarrowRule::NoMinimum`]). This file walks over pixels and lanes; the assembly is in [`loops`].
+//! ([`NarrowRule::NoMinimum`]).
+//!
+//! Depthwise: 4 pixels x 8 channels, any window, its taps one pair after the other.
+//!
+//! Tiles that lack pixels repeat their last one. This file walks over pixels and channels; the assembly is in [`loops`].
 
-use super::conv::{After, Kernel, Residual, Strip};
+use super::conv::{After, Grid, Kernel, Residual, Strip};
 use super::cursor::{Cursor, Place};
-use super::depthwise::Depthwise;
-use super::pack::{LANES, NarrowRule, Style, Weights};
+use super::depthwise::{DW_LANES, Depthwise, byte_taps};
+use super::pack::{Aligned, NarrowRule, Style, Weights};
 use super::portable::Portable;
 use super::{AddQuant, OutputQuant};
 use std::ffi::c_ulong;
 use std::ops::Range;
+use std::ptr::{copy_nonoverlapping, null};
 
 mod loops;
 
-use loops::{EIGHT, Finish, Half, Sum, Sums};
+use loops::{EIGHT, Sum, Tile};
 
 /// Proof that the CPU has NEON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +56,8 @@ impl Kernel for Neon32 {
         // SAFETY: `self` proves NEON; the strip was checked.
         unsafe {
             match strip.block.weights() {
-                Weights::Narrow(w) => rows(strip, w.as_slice().as_ptr(), 1, loops::narrow),
-                Weights::Wide(w) => rows(strip, w.as_slice().as_ptr().cast(), 2, loops::wide),
+                Weights::Narrow(w) => rows::<false>(strip, w.as_slice().as_ptr()),
+                Weights::Wide(w) => rows::<true>(strip, w.as_slice().as_ptr().cast()),
                 Weights::Mixed(..) => unreachable!("only the pair rule of x86 mixes"),
             }
         }
@@ -80,88 +85,144 @@ impl Kernel for Neon32 {
     }
 
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
-        Portable.depthwise(dw, input, output, rows);
+        dw.check(input, output, &rows);
+        // SAFETY: `self` proves NEON; the buffers were checked.
+        unsafe { depthwise_rows(dw, input, output, rows) }
     }
 }
 
 // ------------------------------------------------------------------------------------------------------------- dense
 
-/// The sums of two windows.
-type Tile = unsafe fn(&Half<'_>, [*const i8; 2], &mut Sums<2>);
-
 /// # Safety
-/// The CPU has NEON, `strip.check()` passed, `weights` are the block's and those of `tile`, which reads inputs of `element` bytes.
-unsafe fn rows(strip: &mut Strip<'_>, weights: *const i8, element: usize, tile: Tile) {
-    let block = strip.block;
-    let own = match strip.after {
+/// The CPU has NEON, `strip.check()` passed, `weights` are the block's, wide or narrow as `WIDE` says.
+unsafe fn rows<const WIDE: bool>(strip: &mut Strip<'_>, weights: *const i8) {
+    let (block, after) = (strip.block, strip.after);
+    let own = match after {
         After::Quantize(quant) | After::Add(quant, _) => *quant,
         After::Sums => OutputQuant::full(0),
     };
-    let emit = Emit { finish: Finish::new(&own), scale: &block.scale, after: strip.after, columns: block.columns };
-    let step = block.lanes() * 4;
-    let mut sums = [[0; EIGHT]; 2];
-    let mut cursor = Cursor::over(strip, element);
+    let mut tile = Tile::new(block.runs(), &own);
+    tile.stride = block.lanes() * 4;
+    let mut bytes = [[0; EIGHT]; 2];
+    let mut cursor = Cursor::over(strip, if WIDE { 2 } else { 1 });
     while cursor.left() > 0 {
         let (at, count) = cursor.fill();
+        tile.windows = at.map(|at| at.window);
         for lane in (0..block.lanes()).step_by(EIGHT) {
-            let (weights, bias) = (weights.wrapping_add(lane * 4), block.bias[lane..].as_ptr());
-            // SAFETY: a run's bytes are inside every window; weights have `step` bytes for each step of the loop; bias has 16
-            // lanes; the places are those of the strip's pixels.
+            let columns = block.columns.saturating_sub(lane).min(EIGHT);
+            let whole = columns == EIGHT && matches!(after, After::Quantize(_));
+            tile.pixels = if whole { at.map(|at| at.pixel.wrapping_add(lane)) } else { bytes.each_mut().map(|bytes| bytes.as_mut_ptr()) };
+            tile.weights = weights.wrapping_add(lane * 4);
+            (tile.bias, tile.scale) = (block.bias[lane..].as_ptr(), block.scale[lane..].as_ptr());
+            // SAFETY: runs are inside every window, weights have `stride` bytes for each step of the loop, bias and scale 16
+            // lanes; pixels have `columns` values from `lane`.
             unsafe {
-                tile(&Half { runs: block.runs(), weights, step, bias }, at.map(|at| at.window), &mut sums);
-                emit.write(&sums, lane, &at, count);
-            }
-        }
-    }
-}
-
-/// What becomes of sums.
-struct Emit<'a> {
-    finish: Finish,
-    scale: &'a [f32; LANES],
-    after: After<'a>,
-    columns: usize,
-}
-
-impl Emit<'_> {
-    /// Writes eight lanes from `lane`, as far as they are columns, of the first `count` pixels. The second pixel may be the first
-    /// one again.
-    ///
-    /// # Safety
-    /// The CPU has NEON; `at` are places of pixels with `columns` values.
-    unsafe fn write(&self, sums: &Sums<2>, lane: usize, at: &[Place; 2], count: usize) {
-        let scale = self.scale[lane..].as_ptr();
-        // SAFETY: scale has 16 lanes; eight lanes are columns where all are written at once.
-        unsafe {
-            if matches!(self.after, After::Quantize(_)) && lane + EIGHT <= self.columns {
-                return loops::requantize(&self.finish, scale, sums, at.map(|at| at.pixel.add(lane)));
-            }
-            let mut own = [[0; EIGHT]; 2];
-            loops::requantize(&self.finish, scale, sums, own.each_mut().map(|own| own.as_mut_ptr()));
-            for (p, at) in at.iter().enumerate().take(count) {
-                self.write_one(&sums[p], &own[p], lane, at);
-            }
-        }
-    }
-
-    /// The same for one pixel, of which `own` are the bytes.
-    ///
-    /// # Safety
-    /// As [`Emit::write`].
-    unsafe fn write_one(&self, sums: &[i32; EIGHT], own: &[u8; EIGHT], lane: usize, at: &Place) {
-        let columns = self.columns.saturating_sub(lane).min(EIGHT);
-        // SAFETY: `columns` values from `lane` are part of the pixel, in the output and in the residual.
-        unsafe {
-            match self.after {
-                After::Sums => std::ptr::copy_nonoverlapping(sums.as_ptr().cast(), at.pixel.add(4 * lane), 4 * columns),
-                After::Quantize(_) => std::ptr::copy_nonoverlapping(own.as_ptr(), at.pixel.add(lane), columns),
-                After::Add(_, Residual { add, .. }) => {
-                    let mut other = [0; EIGHT];
-                    std::ptr::copy_nonoverlapping(at.residual.add(lane), other.as_mut_ptr(), columns);
-                    let mut both = [0; EIGHT];
-                    loops::add(&Sum::new(add), own.as_ptr(), other.as_ptr(), both.as_mut_ptr(), 1);
-                    std::ptr::copy_nonoverlapping(both.as_ptr(), at.pixel.add(lane), columns);
+                if WIDE {
+                    loops::wide(&mut tile)
+                } else {
+                    loops::narrow(&mut tile)
                 }
+                if !whole {
+                    (0..count).for_each(|p| write(&after, &tile.sums[p], &bytes[p], (lane, columns), &at[p]));
+                }
+            }
+        }
+    }
+}
+
+/// Writes what becomes of a pixel's sums, of which `bytes` were made: `columns` values from `lane`.
+///
+/// # Safety
+/// The CPU has NEON; the pixel has so many values in the output, and in the residual.
+#[inline(never)]
+unsafe fn write(after: &After<'_>, sums: &[i32; EIGHT], bytes: &[u8; EIGHT], (lane, columns): (usize, usize), at: &Place) {
+    let mut bytes = *bytes;
+    // SAFETY: the function's contract; `columns` are at most eight.
+    unsafe {
+        match after {
+            After::Quantize(_) => {}
+            After::Sums => return copy_nonoverlapping(sums.as_ptr().cast(), at.pixel.wrapping_add(4 * lane), 4 * columns),
+            After::Add(_, Residual { add, .. }) => {
+                let mut other = [0; EIGHT];
+                copy_nonoverlapping(at.residual.add(lane), other.as_mut_ptr(), columns);
+                loops::add(&Sum::new(add), bytes.as_ptr(), other.as_ptr(), bytes.as_mut_ptr(), 1);
+            }
+        }
+        copy_nonoverlapping(bytes.as_ptr(), at.pixel.add(lane), columns);
+    }
+}
+
+// --------------------------------------------------------------------------------------------------------- depthwise
+
+/// What depthwise loops read beside the weights that all have.
+#[derive(Clone, Debug)]
+pub(crate) struct Taps {
+    /// `[lane block][tap][lane]`, an even number of taps, where every weight is above -128 and below 128.
+    bytes: Option<Aligned<i8>>,
+    /// From each tap of [`Depthwise::taps`] to the next one, wrapping.
+    moves: Vec<[usize; 2]>,
+}
+
+impl Taps {
+    /// `weights[channel][tap]`; channels are filled up to `padded`. `taps` are those of the packed convolution.
+    pub fn pack(weights: &[Vec<i16>], padded: usize, taps: &[[usize; 2]]) -> Taps {
+        let next = taps.iter().map(|pair| pair[0]).skip(1).chain([0]);
+        let moves = taps.iter().zip(next).map(|(&[a, b], next)| [b.wrapping_sub(a), next.wrapping_sub(b)]).collect();
+        Taps { bytes: byte_taps(weights, padded), moves }
+    }
+}
+
+/// Rows are done at once up to so many pixels: tiles go on over the ends of short ones, and long ones stay in the near cache.
+const PIXELS: usize = 64;
+
+/// Computes `rows`.
+///
+/// # Safety
+/// The CPU has NEON and `dw.check` passed.
+unsafe fn depthwise_rows(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
+    let base = dw.output.rows(rows.clone()).start;
+    let at_once = (PIXELS / dw.output.width).max(1);
+    for start in rows.clone().step_by(at_once) {
+        let height = at_once.min(rows.end - start);
+        for channel in (0..dw.output.channels).step_by(DW_LANES) {
+            let windows = Grid { base: dw.origin + start * dw.steps[0] + channel, step_y: dw.steps[0], step_x: dw.steps[1] };
+            let to = dw.output.offset(start, 0) - base + channel;
+            let pixels = Grid { base: to, step_y: dw.output.row_stride(), step_x: dw.output.pixel_stride };
+            let first = Place { window: input.as_ptr().cast(), pixel: output.as_mut_ptr(), residual: null() };
+            let cursor = Cursor::new(first, (height, dw.output.width), [(windows, 1), (pixels, 1), (Grid::NONE, 0)]);
+            // SAFETY: the pixels' windows are inside the input, eight bytes are readable at every tap because of the slack; the
+            // pixels are inside the output.
+            unsafe { lane_block(dw, channel, cursor) };
+        }
+    }
+}
+
+/// Computes the channels from `channel` at the pixels of `cursor`.
+///
+/// # Safety
+/// The CPU has NEON; at the pixels' windows every tap has eight readable bytes, and the pixels have the channels.
+unsafe fn lane_block(dw: &Depthwise, channel: usize, mut cursor: Cursor) {
+    let mut tile = Tile::<_, 4>::new(&dw.neon.moves, &dw.quant);
+    let weights = channel * dw.taps.len() * 2;
+    // The weights of whole lane blocks, as bias and scale.
+    let bytes = dw.neon.bytes.as_ref().map(|bytes| bytes.as_slice()[weights..].as_ptr());
+    tile.weights = bytes.unwrap_or(dw.paired.as_slice()[weights..].as_ptr().cast());
+    (tile.bias, tile.scale) = (dw.bias.as_slice()[channel..].as_ptr(), dw.scale.as_slice()[channel..].as_ptr());
+    let columns = DW_LANES.min(dw.output.channels - channel);
+    let mut some = [[0; EIGHT]; 4];
+    while cursor.left() > 0 {
+        let (at, count) = cursor.fill();
+        tile.windows = at.map(|at| at.window);
+        tile.pixels = if columns == EIGHT { at.map(|at| at.pixel) } else { some.each_mut().map(|some| some.as_mut_ptr()) };
+        // SAFETY: the function's contract; weights, bias and scale are filled up to whole lane blocks.
+        unsafe {
+            if bytes.is_some() {
+                loops::byte_taps(&tile)
+            } else {
+                loops::wide_taps(&tile)
+            }
+            if columns < EIGHT {
+                (0..count).for_each(|p| copy_nonoverlapping(some[p].as_ptr(), at[p].pixel, columns));
             }
         }
     }

@@ -1,249 +1,16 @@
-//! The loops themselves, in assembly: stable Rust has neither the intrinsics of 32-bit NEON nor vector registers as operands, so
-//! nothing stays in a register from one function to the next. Sums go through memory, a row of eight for each pixel.
+//! The loops themselves, in assembly: stable Rust has neither the intrinsics of 32-bit NEON nor vector registers as operands. A
+//! loop makes a whole [`Tile`], from the input to the bytes of the output, because nothing stays in a register after it.
 //!
 //! In all of them `q8` to `q15` (`d16` to `d31`) hold sums; weights, inputs and products pass through `q0` to `q7`.
 
 use super::super::pack::Run;
-use super::super::{AddQuant, OutputQuant, round};
+use super::super::{AddQuant, OutputQuant};
 use std::arch::asm;
 use std::mem::offset_of;
+use std::ptr::{null, null_mut};
 
 /// Channels that a loop works on at once.
 pub(super) const EIGHT: usize = 8;
-
-/// Sums of eight channels of `N` pixels.
-pub(super) type Sums<const N: usize> = [[i32; EIGHT]; N];
-
-/// `asm!` whose instructions may be NEON's. The directive lasts to the end of the block: what the compiler itself makes of the
-/// program around it stays without NEON. Registers that the compiler does not know of without NEON are named too, for where it
-/// is told to use them.
-macro_rules! neon {
-    ([$($line:literal,)*], $($operand:tt)*) => {
-        asm!(
-            ".fpu neon",
-            $($line,)*
-            $($operand)*
-            out("d0") _, out("d1") _, out("d2") _, out("d3") _, out("d4") _, out("d5") _, out("d6") _, out("d7") _,
-            out("d8") _, out("d9") _, out("d10") _, out("d11") _, out("d12") _, out("d13") _, out("d14") _, out("d15") _,
-            out("d16") _, out("d17") _, out("d18") _, out("d19") _, out("d20") _, out("d21") _, out("d22") _, out("d23") _,
-            out("d24") _, out("d25") _, out("d26") _, out("d27") _, out("d28") _, out("d29") _, out("d30") _, out("d31") _,
-            options(nostack)
-        )
-    };
-}
-
-// ------------------------------------------------------------------------------------------------------------- dense
-
-/// What the dense loops of a lane half read beside their input.
-pub(super) struct Half<'a> {
-    pub runs: &'a [Run],
-    /// Of the first group's first lane.
-    pub weights: *const i8,
-    /// Bytes from a lane's weights to its next ones: four a lane of the block.
-    pub step: usize,
-    /// Of eight lanes.
-    pub bias: *const i32,
-}
-
-/// Byte products of two pixels and eight lanes, two groups at a time: `VMULL` and `VMLAL` add the products of both groups in 16
-/// bits, `VPADAL` adds neighbours of those into 32. A register of sums has two lanes, each as two partial sums.
-///
-/// ```text
-///   d4 d5  first pixel: the first group four bytes twice, the second group     q0 q1  weights of both groups, four lanes
-///   d6 d7  second pixel                                                        q4-q7  products
-///   q8-q11 sums of the first pixel, q12-q15 of the second
-/// ```
-///
-/// The weights of the other four lanes, and the next input, load while sums are added, for cores that start instructions in order.
-///
-/// # Safety
-/// The CPU has NEON. Behind both windows every run is readable, the weights hold as many groups, bias has eight numbers, and no
-/// weight is -128.
-pub(super) unsafe fn narrow(half: &Half<'_>, windows: [*const i8; 2], sums: &mut Sums<2>) {
-    let runs = half.runs.as_ptr_range();
-    // SAFETY: the function's contract: reads stay inside runs, weights and bias; 64 bytes are written to `sums`.
-    unsafe {
-        neon!(
-            [
-                "vld1.32 {{d0-d3}}, [{x}]",
-                "vmovl.u32 q8, d0",
-                "vmovl.u32 q9, d1",
-                "vmovl.u32 q10, d2",
-                "vmovl.u32 q11, d3",
-                "vmovl.u32 q12, d0",
-                "vmovl.u32 q13, d1",
-                "vmovl.u32 q14, d2",
-                "vmovl.u32 q15, d3",
-                "2:", // a run
-                "ldr {x}, [{runs}, #{offset}]",
-                "ldr {groups}, [{runs}, #{length}]",
-                "add {runs}, {runs}, #{run}",
-                "add {y}, {second}, {x}",
-                "add {x}, {first}, {x}",
-                "subs {groups}, {groups}, #2",
-                "blo 5f",
-                "vld1.8 {{d0-d1}}, [{w}], {step}",
-                "vld2.32 {{d4[], d5[]}}, [{x}]!",
-                "vld2.32 {{d6[], d7[]}}, [{y}]!",
-                "vld1.8 {{d2-d3}}, [{w}], {step}",
-                "3:", // two groups
-                "vmull.s8 q4, d4, d0",
-                "vmull.s8 q5, d6, d0",
-                "vmull.s8 q6, d4, d1",
-                "vmull.s8 q7, d6, d1",
-                "vld1.8 {{d0-d1}}, [{v}], {step}",
-                "vmlal.s8 q4, d5, d2",
-                "vmlal.s8 q5, d7, d2",
-                "vmlal.s8 q6, d5, d3",
-                "vmlal.s8 q7, d7, d3",
-                "vld1.8 {{d2-d3}}, [{v}], {step}",
-                "vpadal.s16 q8, q4",
-                "vpadal.s16 q12, q5",
-                "vpadal.s16 q9, q6",
-                "vpadal.s16 q13, q7",
-                "vmull.s8 q4, d4, d0",
-                "vmull.s8 q5, d6, d0",
-                "vmull.s8 q6, d4, d1",
-                "vmull.s8 q7, d6, d1",
-                "vmlal.s8 q4, d5, d2",
-                "vmlal.s8 q5, d7, d2",
-                "vmlal.s8 q6, d5, d3",
-                "vmlal.s8 q7, d7, d3",
-                "subs {groups}, {groups}, #2",
-                "blo 4f",
-                "vld1.8 {{d0-d1}}, [{w}], {step}",
-                "vld2.32 {{d4[], d5[]}}, [{x}]!",
-                "vld2.32 {{d6[], d7[]}}, [{y}]!",
-                "vld1.8 {{d2-d3}}, [{w}], {step}",
-                "4:",
-                "vpadal.s16 q10, q4",
-                "vpadal.s16 q14, q5",
-                "vpadal.s16 q11, q6",
-                "vpadal.s16 q15, q7",
-                "bhs 3b",
-                "5:", // two groups less than none or one left
-                "cmn {groups}, #1",
-                "bne 6f",
-                "vld1.32 {{d4[]}}, [{x}]",
-                "vld1.8 {{d0-d1}}, [{w}], {step}",
-                "vld1.32 {{d6[]}}, [{y}]",
-                "vld1.8 {{d2-d3}}, [{v}], {step}",
-                "vmull.s8 q4, d4, d0",
-                "vmull.s8 q5, d6, d0",
-                "vmull.s8 q6, d4, d1",
-                "vmull.s8 q7, d6, d1",
-                "vpadal.s16 q8, q4",
-                "vpadal.s16 q12, q5",
-                "vpadal.s16 q9, q6",
-                "vpadal.s16 q13, q7",
-                "vmull.s8 q4, d4, d2",
-                "vmull.s8 q5, d6, d2",
-                "vmull.s8 q6, d4, d3",
-                "vmull.s8 q7, d6, d3",
-                "vpadal.s16 q10, q4",
-                "vpadal.s16 q14, q5",
-                "vpadal.s16 q11, q6",
-                "vpadal.s16 q15, q7",
-                "6:",
-                "cmp {runs}, {end}",
-                "bne 2b",
-                "vpadd.i32 d0, d16, d17",
-                "vpadd.i32 d1, d18, d19",
-                "vpadd.i32 d2, d20, d21",
-                "vpadd.i32 d3, d22, d23",
-                "vpadd.i32 d4, d24, d25",
-                "vpadd.i32 d5, d26, d27",
-                "vpadd.i32 d6, d28, d29",
-                "vpadd.i32 d7, d30, d31",
-                "vst1.32 {{d0-d3}}, [{sums}]!",
-                "vst1.32 {{d4-d7}}, [{sums}]",
-            ],
-            runs = inout(reg) runs.start => _, end = in(reg) runs.end,
-            offset = const offset_of!(Run, offset), length = const offset_of!(Run, groups), run = const size_of::<Run>(),
-            first = in(reg) windows[0], second = in(reg) windows[1], x = inout(reg) half.bias => _, y = out(reg) _,
-            w = inout(reg) half.weights => _, v = inout(reg) half.weights.wrapping_add(16) => _, step = in(reg) half.step,
-            groups = out(reg) _, sums = inout(reg) sums.as_mut_ptr() => _,
-        );
-    }
-}
-
-/// The same with 16-bit numbers, one group at a time: `VMLAL` adds products into two partial sums a lane.
-///
-/// ```text
-///   d8 d9  first pixel: the group's first two numbers twice, its last two      q0-q3  weights, the first two of each lane, the last
-///   d10 d11  second pixel
-///   q8-q11 sums of the first pixel, q12-q15 of the second
-/// ```
-///
-/// # Safety
-/// As [`narrow`], with windows and weights of 16-bit numbers, of any value.
-pub(super) unsafe fn wide(half: &Half<'_>, windows: [*const i8; 2], sums: &mut Sums<2>) {
-    let runs = half.runs.as_ptr_range();
-    // SAFETY: the function's contract: reads stay inside runs, weights and bias; 64 bytes are written to `sums`.
-    unsafe {
-        neon!(
-            [
-                "vld1.32 {{d0-d3}}, [{x}]",
-                "vmovl.u32 q8, d0",
-                "vmovl.u32 q9, d1",
-                "vmovl.u32 q10, d2",
-                "vmovl.u32 q11, d3",
-                "vmovl.u32 q12, d0",
-                "vmovl.u32 q13, d1",
-                "vmovl.u32 q14, d2",
-                "vmovl.u32 q15, d3",
-                "2:", // a run
-                "ldr {x}, [{runs}, #{offset}]",
-                "ldr {groups}, [{runs}, #{length}]",
-                "add {runs}, {runs}, #{run}",
-                "add {y}, {second}, {x}, lsl #1",
-                "add {x}, {first}, {x}, lsl #1",
-                "3:", // a group
-                "vld2.32 {{d8[], d9[]}}, [{x}]!",
-                "vld1.16 {{d0-d3}}, [{w}], {step}",
-                "vld2.32 {{d10[], d11[]}}, [{y}]!",
-                "vld1.16 {{d4-d7}}, [{w}], {step}",
-                "vmlal.s16 q8, d8, d0",
-                "vmlal.s16 q12, d10, d0",
-                "vmlal.s16 q9, d8, d1",
-                "vmlal.s16 q13, d10, d1",
-                "vmlal.s16 q10, d8, d2",
-                "vmlal.s16 q14, d10, d2",
-                "vmlal.s16 q11, d8, d3",
-                "vmlal.s16 q15, d10, d3",
-                "vmlal.s16 q8, d9, d4",
-                "vmlal.s16 q12, d11, d4",
-                "vmlal.s16 q9, d9, d5",
-                "vmlal.s16 q13, d11, d5",
-                "vmlal.s16 q10, d9, d6",
-                "vmlal.s16 q14, d11, d6",
-                "vmlal.s16 q11, d9, d7",
-                "vmlal.s16 q15, d11, d7",
-                "subs {groups}, {groups}, #1",
-                "bne 3b",
-                "cmp {runs}, {end}",
-                "bne 2b",
-                "vpadd.i32 d0, d16, d17",
-                "vpadd.i32 d1, d18, d19",
-                "vpadd.i32 d2, d20, d21",
-                "vpadd.i32 d3, d22, d23",
-                "vpadd.i32 d4, d24, d25",
-                "vpadd.i32 d5, d26, d27",
-                "vpadd.i32 d6, d28, d29",
-                "vpadd.i32 d7, d30, d31",
-                "vst1.32 {{d0-d3}}, [{sums}]!",
-                "vst1.32 {{d4-d7}}, [{sums}]",
-            ],
-            runs = inout(reg) runs.start => _, end = in(reg) runs.end,
-            offset = const offset_of!(Run, offset), length = const offset_of!(Run, groups), run = const size_of::<Run>(),
-            first = in(reg) windows[0], second = in(reg) windows[1], x = inout(reg) half.bias => _, y = out(reg) _,
-            w = inout(reg) half.weights => _, step = in(reg) half.step,
-            groups = out(reg) _, sums = inout(reg) sums.as_mut_ptr() => _,
-        );
-    }
-}
-
-// --------------------------------------------------------------------------------------------------- from sums to bytes
 
 /// 1.5 * 2^23: a float of at most 2^22 added to it is rounded to a whole number, half to even, which the low bits then hold.
 const MAGIC: f32 = 12_582_912.0;
@@ -264,60 +31,515 @@ impl Finish {
     }
 }
 
-/// Requantizes eight channels of two pixels. It is [`OutputQuant::finish`] step by step: `VCVT` and `VMUL` round to nearest even,
-/// the clamp leaves at most 255, where adding [`MAGIC`] is [`round`]; bytes wrap to the right value, since that one fits. NEON
-/// takes floats below 2^-126 for zero, which changes nothing: a factor is no smaller (`check_multiplier`) and a sum is 0 or at
-/// least 1, so a product is 0 or no smaller either; with factors of at most 2^60 none is infinite.
-///
-/// # Safety
-/// The CPU has NEON; `scale` has eight factors; eight bytes are writable at each of `to`.
-pub(super) unsafe fn requantize(finish: &Finish, scale: *const f32, sums: &Sums<2>, to: [*mut u8; 2]) {
-    // SAFETY: the function's contract; `sums` are 64 bytes.
-    unsafe {
+/// Eight channels of `N` pixels: what a loop reads and writes.
+#[repr(C)]
+pub(super) struct Tile<Step, const N: usize> {
+    /// First input byte of each pixel.
+    pub windows: [*const i8; N],
+    /// Where the eight bytes of each pixel go.
+    pub pixels: [*mut u8; N],
+    /// Of the first of the eight channels, as the two below.
+    pub weights: *const i8,
+    pub bias: *const i32,
+    pub scale: *const f32,
+    /// Where the windows are read; at least one step.
+    steps: *const Step,
+    end: *const Step,
+    pub finish: Finish,
+    /// Bytes from a channel's weights to its next ones; in dense tiles.
+    pub stride: usize,
+    /// What the bytes of a dense tile were made of.
+    pub sums: [[i32; EIGHT]; N],
+}
+
+impl<Step, const N: usize> Tile<Step, N> {
+    /// A tile that is used while `steps` exist. Its pointers are to be set before.
+    pub fn new(steps: &[Step], quant: &OutputQuant) -> Self {
+        let (steps, end) = (steps.as_ptr(), steps.as_ptr_range().end);
+        let (windows, pixels, finish) = ([null(); N], [null_mut(); N], Finish::new(quant));
+        Tile { windows, pixels, weights: null(), bias: null(), scale: null(), steps, end, finish, stride: 0, sums: [[0; EIGHT]; N] }
+    }
+}
+
+/// `asm!` with the instructions of NEON. The directive lasts to the end of the block: what the compiler itself makes of the
+/// program around it stays without NEON. Registers that it does not know of without NEON are named too, for where it is told to
+/// use them.
+macro_rules! neon {
+    ([$($line:expr,)*], $($operand:tt)*) => {
+        asm!(
+            ".fpu neon",
+            $($line,)*
+            $($operand)*
+            out("d0") _, out("d1") _, out("d2") _, out("d3") _, out("d4") _, out("d5") _, out("d6") _, out("d7") _,
+            out("d8") _, out("d9") _, out("d10") _, out("d11") _, out("d12") _, out("d13") _, out("d14") _, out("d15") _,
+            out("d16") _, out("d17") _, out("d18") _, out("d19") _, out("d20") _, out("d21") _, out("d22") _, out("d23") _,
+            out("d24") _, out("d25") _, out("d26") _, out("d27") _, out("d28") _, out("d29") _, out("d30") _, out("d31") _,
+            options(nostack)
+        )
+    };
+}
+
+/// The factors at `{x}` as `q0` and `q1`, and the [`Finish`] at `{y}`: range in `q2` and `q3`, [`MAGIC`] in `q4`, zero point in `q5`.
+macro_rules! factors {
+    () => {
+        concat!(
+            "vld1.32 {{d0-d3}}, [{x}]\n",
+            "vld1.32 {{d4[], d5[]}}, [{y}]!\n",
+            "vld1.32 {{d6[], d7[]}}, [{y}]!\n",
+            "vld1.32 {{d8[], d9[]}}, [{y}]!\n",
+            "vld1.8 {{d10[], d11[]}}, [{y}]",
+        )
+    };
+}
+
+/// Sums to numbers that end in the rounded value: register `q$q`, with the factors in `q$f`, to half a register `d$d`. It is
+/// [`OutputQuant::finish`] step by step. `VCVT` and `VMUL` round to nearest even, the clamp leaves at most 255, where adding
+/// [`MAGIC`] is `round`. NEON takes floats below 2^-126 for zero, which changes nothing: a factor is no smaller
+/// (`check_multiplier`) and a sum is 0 or at least 1, so a product is 0 or no smaller either; with factors of at most 2^60 none
+/// is infinite. Halves, and bytes made of them, may wrap: with the zero point added the value fits.
+macro_rules! round {
+    ($($q:literal x $f:literal to $d:literal),*) => {
+        concat!(
+            $("vcvt.f32.s32 q", $q, ", q", $q, "\n",)*
+            $("vmul.f32 q", $q, ", q", $q, ", q", $f, "\n",)*
+            clamp!($($q to $d),*),
+        )
+    };
+}
+
+/// The same from the product on.
+macro_rules! clamp {
+    ($($q:literal to $d:literal),*) => {
+        concat!(
+            $("vmax.f32 q", $q, ", q", $q, ", q2\n",)*
+            $("vmin.f32 q", $q, ", q", $q, ", q3\n",)*
+            $("vadd.f32 q", $q, ", q", $q, ", q4\n",)*
+            $("vmovn.i32 d", $d, ", q", $q, "\n",)*
+        )
+    };
+}
+
+// ------------------------------------------------------------------------------------------------------------- dense
+
+/// Sums of two pixels, two partial ones a channel, from the biases at `{x}`: in one of the two.
+macro_rules! start {
+    () => {
+        concat!(
+            "vld1.32 {{d0-d3}}, [{x}]\n",
+            "vmovl.u32 q8, d0\n",
+            "vmovl.u32 q9, d1\n",
+            "vmovl.u32 q10, d2\n",
+            "vmovl.u32 q11, d3\n",
+            "vmovl.u32 q12, d0\n",
+            "vmovl.u32 q13, d1\n",
+            "vmovl.u32 q14, d2\n",
+            "vmovl.u32 q15, d3",
+        )
+    };
+}
+
+/// The partial sums together, which are written; then bytes of them.
+macro_rules! finish {
+    () => {
+        concat!(
+            "ldr {x}, [{tile}, #{scale}]\n",
+            "add {y}, {tile}, #{finish}\n",
+            "add {w}, {tile}, #{sums}\n",
+            "ldr {first}, [{tile}, #{pixels}]\n",
+            "ldr {second}, [{tile}, #{pixels} + 4]\n",
+            "vpadd.i32 d16, d16, d17\n",
+            "vpadd.i32 d17, d18, d19\n",
+            "vpadd.i32 d18, d20, d21\n",
+            "vpadd.i32 d19, d22, d23\n",
+            "vpadd.i32 d20, d24, d25\n",
+            "vpadd.i32 d21, d26, d27\n",
+            "vpadd.i32 d22, d28, d29\n",
+            "vpadd.i32 d23, d30, d31\n",
+            factors!(),
+            "\n",
+            "vst1.32 {{d16-d19}}, [{w}]!\n",
+            "vst1.32 {{d20-d23}}, [{w}]\n",
+            round!(8 x 0 to 16, 9 x 1 to 17, 10 x 0 to 18, 11 x 1 to 19),
+            "vmovn.i16 d16, q8\n",
+            "vmovn.i16 d17, q9\n",
+            "vadd.i8 q8, q8, q5\n",
+            "vst1.8 {{d16}}, [{first}]\n",
+            "vst1.8 {{d17}}, [{second}]",
+        )
+    };
+}
+
+/// A loop `$line`s over a dense tile, with what comes before and after.
+macro_rules! dense {
+    ($tile:expr, [$($line:expr,)*]) => {
         neon!(
             [
-                "vld1.32 {{d16-d19}}, [{sums}]!",
-                "vld1.32 {{d20-d23}}, [{sums}]",
-                "vld1.32 {{d0-d3}}, [{scale}]",
-                "vld1.32 {{d4[], d5[]}}, [{finish}]!",
-                "vld1.32 {{d6[], d7[]}}, [{finish}]!",
-                "vld1.32 {{d8[], d9[]}}, [{finish}]!",
-                "vld1.8 {{d10[], d11[]}}, [{finish}]",
-                "vcvt.f32.s32 q8, q8",
-                "vcvt.f32.s32 q9, q9",
-                "vcvt.f32.s32 q10, q10",
-                "vcvt.f32.s32 q11, q11",
-                "vmul.f32 q8, q8, q0",
-                "vmul.f32 q9, q9, q1",
-                "vmul.f32 q10, q10, q0",
-                "vmul.f32 q11, q11, q1",
-                "vmax.f32 q8, q8, q2",
-                "vmax.f32 q9, q9, q2",
-                "vmax.f32 q10, q10, q2",
-                "vmax.f32 q11, q11, q2",
-                "vmin.f32 q8, q8, q3",
-                "vmin.f32 q9, q9, q3",
-                "vmin.f32 q10, q10, q3",
-                "vmin.f32 q11, q11, q3",
-                "vadd.f32 q8, q8, q4",
-                "vadd.f32 q9, q9, q4",
-                "vadd.f32 q10, q10, q4",
-                "vadd.f32 q11, q11, q4",
-                "vmovn.i32 d16, q8",
-                "vmovn.i32 d17, q9",
-                "vmovn.i32 d18, q10",
-                "vmovn.i32 d19, q11",
-                "vmovn.i16 d16, q8",
-                "vmovn.i16 d17, q9",
-                "vadd.i8 q8, q8, q5",
-                "vst1.8 {{d16}}, [{first}]",
-                "vst1.8 {{d17}}, [{second}]",
+                "ldr {x}, [{tile}, #{bias}]",
+                "ldr {w}, [{tile}, #{weights}]",
+                "ldr {step}, [{tile}, #{stride}]",
+                "ldr {run}, [{tile}, #{steps}]",
+                "ldr {end}, [{tile}, #{end_at}]",
+                "ldr {first}, [{tile}, #{windows}]",
+                "ldr {second}, [{tile}, #{windows} + 4]",
+                "add {v}, {w}, #16",
+                start!(),
+                $($line,)*
+                finish!(),
             ],
-            sums = inout(reg) sums.as_ptr() => _, scale = in(reg) scale, finish = inout(reg) finish => _,
-            first = in(reg) to[0], second = in(reg) to[1],
+            tile = in(reg) $tile, v = out(reg) _, x = out(reg) _, y = out(reg) _, w = out(reg) _, step = out(reg) _, groups = out(reg) _,
+            run = out(reg) _, end = out(reg) _, first = out(reg) _, second = out(reg) _,
+            windows = const offset_of!(Tile<Run, 2>, windows), pixels = const offset_of!(Tile<Run, 2>, pixels),
+            weights = const offset_of!(Tile<Run, 2>, weights), stride = const offset_of!(Tile<Run, 2>, stride),
+            bias = const offset_of!(Tile<Run, 2>, bias), scale = const offset_of!(Tile<Run, 2>, scale),
+            steps = const offset_of!(Tile<Run, 2>, steps), end_at = const offset_of!(Tile<Run, 2>, end),
+            finish = const offset_of!(Tile<Run, 2>, finish), sums = const offset_of!(Tile<Run, 2>, sums),
+            offset = const offset_of!(Run, offset), length = const offset_of!(Run, groups), run_size = const size_of::<Run>(),
+        )
+    };
+}
+
+/// Products of two pixels' bytes in `d$first` and `d$second` by the weights of two and two channels: set or added to `q4` to `q7`.
+macro_rules! products {
+    ($set:literal, $first:literal, $second:literal by $low:literal, $high:literal) => {
+        concat!(
+            $set,
+            ".s8 q4, d",
+            $first,
+            ", d",
+            $low,
+            "\n",
+            $set,
+            ".s8 q5, d",
+            $second,
+            ", d",
+            $low,
+            "\n",
+            $set,
+            ".s8 q6, d",
+            $first,
+            ", d",
+            $high,
+            "\n",
+            $set,
+            ".s8 q7, d",
+            $second,
+            ", d",
+            $high,
+        )
+    };
+}
+
+/// Adds `q4` to `q7` to sums.
+macro_rules! add_up {
+    ($a:literal, $b:literal, $c:literal, $d:literal) => {
+        concat!("vpadal.s16 q", $a, ", q4\nvpadal.s16 q", $b, ", q5\n", "vpadal.s16 q", $c, ", q6\nvpadal.s16 q", $d, ", q7",)
+    };
+}
+
+/// Byte products, two groups at a time: `VMULL` and `VMLAL` add the products of both groups in 16 bits, `VPADAL` adds neighbours
+/// of those into 32. A register of sums has two channels, each as two partial sums.
+///
+/// ```text
+///   d4 d5   first pixel: four bytes of a group twice, of the next group     q0 q1  weights of both groups, four channels
+///   d6 d7   second pixel                                                    q4-q7  products
+///   q8-q11  sums of the first pixel, q12-q15 of the second
+/// ```
+///
+/// The weights of the other four channels, and the next input, load while sums are added, for cores that start instructions in
+/// order.
+///
+/// # Safety
+/// The CPU has NEON. The tile's pointers hold: every run is readable behind both windows; weights go on for as many groups; eight
+/// biases and factors; eight bytes are writable at the pixels. No weight is -128.
+#[inline(always)]
+pub(super) unsafe fn narrow(tile: &mut Tile<Run, 2>) {
+    // SAFETY: the function's contract: reads stay inside runs, weights, biases and factors; `sums` and the pixels are written.
+    unsafe {
+        dense!(
+            tile,
+            [
+                "2:", // a run
+                "ldr {x}, [{run}, #{offset}]",
+                "ldr {groups}, [{run}, #{length}]",
+                "add {run}, {run}, #{run_size}",
+                "add {y}, {second}, {x}",
+                "add {x}, {first}, {x}",
+                "subs {groups}, {groups}, #2",
+                "blo 5f",
+                "vld1.8 {{d0-d1}}, [{w}], {step}",
+                "vld2.32 {{d4[], d5[]}}, [{x}]!",
+                "vld2.32 {{d6[], d7[]}}, [{y}]!",
+                "vld1.8 {{d2-d3}}, [{w}], {step}",
+                "3:", // two groups
+                products!("vmull", 4, 6 by 0, 1),
+                "vld1.8 {{d0-d1}}, [{v}], {step}",
+                products!("vmlal", 5, 7 by 2, 3),
+                "vld1.8 {{d2-d3}}, [{v}], {step}",
+                add_up!(8, 12, 9, 13),
+                products!("vmull", 4, 6 by 0, 1),
+                products!("vmlal", 5, 7 by 2, 3),
+                "subs {groups}, {groups}, #2",
+                "blo 4f",
+                "vld1.8 {{d0-d1}}, [{w}], {step}",
+                "vld2.32 {{d4[], d5[]}}, [{x}]!",
+                "vld2.32 {{d6[], d7[]}}, [{y}]!",
+                "vld1.8 {{d2-d3}}, [{w}], {step}",
+                "4:",
+                add_up!(10, 14, 11, 15),
+                "bhs 3b",
+                "5:", // one group is left, or none: -1 or -2
+                "cmn {groups}, #1",
+                "bne 6f",
+                "vld1.32 {{d4[]}}, [{x}]",
+                "vld1.8 {{d0-d1}}, [{w}], {step}",
+                "vld1.32 {{d6[]}}, [{y}]",
+                "vld1.8 {{d2-d3}}, [{v}], {step}",
+                products!("vmull", 4, 6 by 0, 1),
+                add_up!(8, 12, 9, 13),
+                products!("vmull", 4, 6 by 2, 3),
+                add_up!(10, 14, 11, 15),
+                "6:",
+                "cmp {run}, {end}",
+                "bne 2b",
+            ]
         );
     }
 }
+
+/// Products of two pixels' numbers in `d$first` and `d$second` by the weights of eight channels, added to the sums.
+macro_rules! wide_products {
+    ($first:literal, $second:literal by $a:literal, $b:literal, $c:literal, $d:literal) => {
+        concat!(
+            wide_products!(8, 12, $first, $second, $a),
+            wide_products!(9, 13, $first, $second, $b),
+            wide_products!(10, 14, $first, $second, $c),
+            wide_products!(11, 15, $first, $second, $d),
+        )
+    };
+    ($p:literal, $q:literal, $first:literal, $second:literal, $w:literal) => {
+        concat!("vmlal.s16 q", $p, ", d", $first, ", d", $w, "\nvmlal.s16 q", $q, ", d", $second, ", d", $w, "\n")
+    };
+}
+
+/// The same with 16-bit numbers, one group at a time: `VMLAL` adds products into two partial sums a channel.
+///
+/// ```text
+///   d8 d9    first pixel: the first two numbers of a group twice, its last two     q0-q3  weights: the first two of eight
+///   d10 d11  second pixel                                                                 channels, the last two
+///   q8-q11   sums of the first pixel, q12-q15 of the second
+/// ```
+///
+/// # Safety
+/// As [`narrow`], with windows and weights of 16-bit numbers, of any value.
+#[inline(always)]
+pub(super) unsafe fn wide(tile: &mut Tile<Run, 2>) {
+    // SAFETY: the function's contract: reads stay inside runs, weights, biases and factors; `sums` and the pixels are written.
+    unsafe {
+        dense!(
+            tile,
+            [
+                "2:", // a run
+                "ldr {x}, [{run}, #{offset}]",
+                "ldr {groups}, [{run}, #{length}]",
+                "add {run}, {run}, #{run_size}",
+                "add {y}, {second}, {x}, lsl #1",
+                "add {x}, {first}, {x}, lsl #1",
+                "3:", // a group
+                "vld2.32 {{d8[], d9[]}}, [{x}]!",
+                "vld1.16 {{d0-d3}}, [{w}], {step}",
+                "vld2.32 {{d10[], d11[]}}, [{y}]!",
+                "vld1.16 {{d4-d7}}, [{w}], {step}",
+                wide_products!(8, 10 by 0, 1, 2, 3),
+                wide_products!(9, 11 by 4, 5, 6, 7),
+                "subs {groups}, {groups}, #1",
+                "bne 3b",
+                "cmp {run}, {end}",
+                "bne 2b",
+            ]
+        );
+    }
+}
+
+// --------------------------------------------------------------------------------------------------------- depthwise
+
+/// Sums of four pixels from the biases at `{x}`.
+macro_rules! start_taps {
+    () => {
+        concat!(
+            "vld1.32 {{d16-d19}}, [{x}]\n",
+            "vmov q10, q8\n",
+            "vmov q11, q9\n",
+            "vmov q12, q8\n",
+            "vmov q13, q9\n",
+            "vmov q14, q8\n",
+            "vmov q15, q9",
+        )
+    };
+}
+
+/// Bytes of them.
+macro_rules! finish_taps {
+    () => {
+        concat!(
+            "ldr {x}, [{tile}, #{scale}]\n",
+            "add {y}, {tile}, #{finish}\n",
+            "ldr {p}, [{tile}, #{pixels}]\n",
+            "ldr {q}, [{tile}, #{pixels} + 4]\n",
+            "ldr {r}, [{tile}, #{pixels} + 8]\n",
+            "ldr {s}, [{tile}, #{pixels} + 12]\n",
+            factors!(),
+            "\n",
+            round!(8 x 0 to 16, 9 x 1 to 17, 10 x 0 to 18, 11 x 1 to 19, 12 x 0 to 20, 13 x 1 to 21, 14 x 0 to 22, 15 x 1 to 23),
+            "vmovn.i16 d16, q8\n",
+            "vmovn.i16 d17, q9\n",
+            "vmovn.i16 d18, q10\n",
+            "vmovn.i16 d19, q11\n",
+            "vadd.i8 q8, q8, q5\n",
+            "vadd.i8 q9, q9, q5\n",
+            "vst1.8 {{d16}}, [{p}]\n",
+            "vst1.8 {{d17}}, [{q}]\n",
+            "vst1.8 {{d18}}, [{r}]\n",
+            "vst1.8 {{d19}}, [{s}]",
+        )
+    };
+}
+
+/// A loop `$line`s over a depthwise tile, with what comes before and after.
+macro_rules! taps {
+    ($tile:expr, [$($line:expr,)*]) => {
+        neon!(
+            [
+                "ldr {x}, [{tile}, #{bias}]",
+                "ldr {w}, [{tile}, #{weights}]",
+                "ldr {y}, [{tile}, #{steps}]",
+                "ldr {end}, [{tile}, #{end_at}]",
+                "ldr {p}, [{tile}, #{windows}]",
+                "ldr {q}, [{tile}, #{windows} + 4]",
+                "ldr {r}, [{tile}, #{windows} + 8]",
+                "ldr {s}, [{tile}, #{windows} + 12]",
+                start_taps!(),
+                $($line,)*
+                finish_taps!(),
+            ],
+            tile = in(reg) $tile, x = out(reg) _, y = out(reg) _, w = out(reg) _, end = out(reg) _,
+            p = out(reg) _, q = out(reg) _, r = out(reg) _, s = out(reg) _,
+            windows = const offset_of!(Tile<[usize; 2], 4>, windows), pixels = const offset_of!(Tile<[usize; 2], 4>, pixels),
+            weights = const offset_of!(Tile<[usize; 2], 4>, weights), bias = const offset_of!(Tile<[usize; 2], 4>, bias),
+            scale = const offset_of!(Tile<[usize; 2], 4>, scale), steps = const offset_of!(Tile<[usize; 2], 4>, steps),
+            end_at = const offset_of!(Tile<[usize; 2], 4>, end), finish = const offset_of!(Tile<[usize; 2], 4>, finish),
+        )
+    };
+}
+
+/// Byte products of a depthwise window, two taps at a time: `VMULL` and `VMLAL` add both in 16 bits, `VADDW` adds them up in 32. A
+/// step is how far all windows move behind a pair's first tap and its second one, wrapping.
+///
+/// ```text
+///   d0 d1   weights of both taps    d2-d5  a tap of the four pixels    q4-q7  products    q8-q15  sums, two registers a pixel
+/// ```
+///
+/// # Safety
+/// The CPU has NEON. The tile's pointers hold: eight bytes are readable wherever the steps lead from each window; weights go on for
+/// as many taps; eight biases and factors; eight bytes are writable at the pixels. No weight is -128.
+#[inline(always)]
+pub(super) unsafe fn byte_taps(tile: &Tile<[usize; 2], 4>) {
+    // SAFETY: the function's contract: reads stay inside windows, weights, biases and factors; the pixels are written.
+    unsafe {
+        taps!(
+            tile,
+            [
+                "2:",
+                "ldr {x}, [{y}], #4",
+                "vld1.8 {{d0-d1}}, [{w}]!",
+                "vld1.8 {{d2}}, [{p}], {x}",
+                "vld1.8 {{d3}}, [{q}], {x}",
+                "vld1.8 {{d4}}, [{r}], {x}",
+                "vld1.8 {{d5}}, [{s}], {x}",
+                "ldr {x}, [{y}], #4",
+                "vmull.s8 q4, d2, d0",
+                "vmull.s8 q5, d3, d0",
+                "vmull.s8 q6, d4, d0",
+                "vmull.s8 q7, d5, d0",
+                "vld1.8 {{d2}}, [{p}], {x}",
+                "vld1.8 {{d3}}, [{q}], {x}",
+                "vld1.8 {{d4}}, [{r}], {x}",
+                "vld1.8 {{d5}}, [{s}], {x}",
+                "cmp {y}, {end}",
+                "vmlal.s8 q4, d2, d1",
+                "vmlal.s8 q5, d3, d1",
+                "vmlal.s8 q6, d4, d1",
+                "vmlal.s8 q7, d5, d1",
+                "vaddw.s16 q8, q8, d8",
+                "vaddw.s16 q9, q9, d9",
+                "vaddw.s16 q10, q10, d10",
+                "vaddw.s16 q11, q11, d11",
+                "vaddw.s16 q12, q12, d12",
+                "vaddw.s16 q13, q13, d13",
+                "vaddw.s16 q14, q14, d14",
+                "vaddw.s16 q15, q15, d15",
+                "bne 2b",
+            ]
+        );
+    }
+}
+
+/// Adds a tap of four pixels, with weights in `d$low` and `d$high`, and moves on.
+macro_rules! tap {
+    ($low:literal, $high:literal) => {
+        concat!(
+            "ldr {x}, [{y}], #4\n",
+            "vld1.8 {{d4}}, [{p}], {x}\n",
+            "vld1.8 {{d5}}, [{q}], {x}\n",
+            "vld1.8 {{d6}}, [{r}], {x}\n",
+            "vld1.8 {{d7}}, [{s}], {x}\n",
+            "vmovl.s8 q4, d4\n",
+            "vmovl.s8 q5, d5\n",
+            "vmovl.s8 q6, d6\n",
+            "vmovl.s8 q7, d7\n",
+            "vmlal.s16 q8, d8, d",
+            $low,
+            "\n",
+            "vmlal.s16 q9, d9, d",
+            $high,
+            "\n",
+            "vmlal.s16 q10, d10, d",
+            $low,
+            "\n",
+            "vmlal.s16 q11, d11, d",
+            $high,
+            "\n",
+            "vmlal.s16 q12, d12, d",
+            $low,
+            "\n",
+            "vmlal.s16 q13, d13, d",
+            $high,
+            "\n",
+            "vmlal.s16 q14, d14, d",
+            $low,
+            "\n",
+            "vmlal.s16 q15, d15, d",
+            $high,
+        )
+    };
+}
+
+/// The same with 16-bit weights, in pairs: `VMLAL` on widened bytes.
+///
+/// ```text
+///   q0 q1   weights of both taps    d4-d7  a tap of the four pixels    q4-q7  widened     q8-q15  sums, two registers a pixel
+/// ```
+///
+/// # Safety
+/// As [`byte_taps`], with pairs of 16-bit weights of any value.
+#[inline(always)]
+pub(super) unsafe fn wide_taps(tile: &Tile<[usize; 2], 4>) {
+    // SAFETY: the function's contract: reads stay inside windows, weights, biases and factors; the pixels are written.
+    unsafe {
+        taps!(tile, ["2:", "vld2.16 {{d0-d3}}, [{w}]!", tap!(0, 1), tap!(2, 3), "cmp {y}, {end}", "bne 2b",]);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------- others
 
 /// What the sum of two quantized tensors needs, as the assembly reads it.
 #[repr(C)]
@@ -335,7 +557,7 @@ impl Sum {
     }
 }
 
-/// [`AddQuant::apply`] on `eights * 8` bytes. Exact for the reasons that [`requantize`] names; where the sum of two products
+/// [`AddQuant::apply`] on `eights * 8` bytes. Exact for the reasons that `round!` names; where the sum of two products
 /// cancels to less than 2^-126, it rounds to 0 as well.
 ///
 /// ```text
@@ -377,14 +599,7 @@ pub(super) unsafe fn add(sum: &Sum, a: *const u8, b: *const u8, to: *mut u8, eig
                 "vmul.f32 q11, q11, q1",
                 "vadd.f32 q8, q8, q10",
                 "vadd.f32 q9, q9, q11",
-                "vmax.f32 q8, q8, q2",
-                "vmax.f32 q9, q9, q2",
-                "vmin.f32 q8, q8, q3",
-                "vmin.f32 q9, q9, q3",
-                "vadd.f32 q8, q8, q4",
-                "vadd.f32 q9, q9, q4",
-                "vmovn.i32 d16, q8",
-                "vmovn.i32 d17, q9",
+                clamp!(8 to 16, 9 to 17),
                 "vmovn.i16 d16, q8",
                 "vadd.i8 d16, d16, d10",
                 "vst1.8 {{d16}}, [{to}]!",
@@ -396,8 +611,6 @@ pub(super) unsafe fn add(sum: &Sum, a: *const u8, b: *const u8, to: *mut u8, eig
         );
     }
 }
-
-// ------------------------------------------------------------------------------------------------------------- others
 
 /// `count * 16` bytes as 16-bit numbers.
 ///
