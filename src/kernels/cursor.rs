@@ -1,6 +1,7 @@
 //! Walks over the pixels of a strip, for the loops of ARM: where a pixel's window, output and residual lie.
 
 use super::conv::{Grid, Strip};
+use std::ptr::{null, null_mut};
 
 /// A pixel: its window, its place in the output and in the residual.
 #[derive(Clone, Copy)]
@@ -11,6 +12,9 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    #[cfg_attr(not(target_arch = "arm"), allow(dead_code, reason = "as the cursor's list"))]
+    pub const NONE: Place = Place { window: null(), pixel: null_mut(), residual: null() };
+
     #[inline(always)]
     fn after(self, [window, pixel, residual]: [usize; 3]) -> Place {
         Place {
@@ -80,21 +84,23 @@ impl Cursor {
         at
     }
 
-    /// The next `N` pixels and how many of them there are: the last one stands for those that are missing. Some must be left.
-    #[inline(always)]
-    #[cfg_attr(not(target_arch = "arm"), allow(dead_code, reason = "others have smaller tiles for the last pixels"))]
-    pub fn fill<const N: usize>(&mut self) -> ([Place; N], usize) {
-        if self.left >= N {
-            return (self.take(), N);
-        }
-        let count = self.left;
-        let mut last = self.next;
-        let places = std::array::from_fn(|_| {
-            if self.left > 0 {
-                [last] = self.take();
+    /// Lists the next pixels, as many as there is room for, and returns their number.
+    #[cfg_attr(not(target_arch = "arm"), allow(dead_code, reason = "others keep a tile's places in registers"))]
+    pub fn list(&mut self, places: &mut [Place]) -> usize {
+        let count = places.len().min(self.left);
+        let mut rest = &mut places[..count];
+        while !rest.is_empty() {
+            let (row, others) = rest.split_at_mut(self.in_row.min(rest.len()));
+            for place in &mut *row {
+                *place = self.next;
+                self.next = self.next.after(self.step);
             }
-            last
-        });
-        (places, count)
+            (self.left, self.in_row) = (self.left - row.len(), self.in_row - row.len());
+            if self.in_row == 0 {
+                (self.next, self.in_row) = (self.next.after(self.turn), self.width);
+            }
+            rest = others;
+        }
+        count
     }
 }

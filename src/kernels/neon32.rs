@@ -6,12 +6,12 @@
 //!
 //! Depthwise: 4 pixels x 8 channels, any window, its taps one pair after the other.
 //!
-//! Tiles that lack pixels repeat their last one. This file walks over pixels and channels; the assembly is in [`loops`].
+//! Tiles that lack pixels repeat the last one. This file walks over pixels and channels; the assembly is in [`loops`].
 
 use super::conv::{After, Grid, Kernel, Residual, Strip};
 use super::cursor::{Cursor, Place};
 use super::depthwise::{DW_LANES, Depthwise, byte_taps};
-use super::pack::{Aligned, NarrowRule, Style, Weights};
+use super::pack::{Aligned, NarrowRule, Run, Style, Weights};
 use super::portable::Portable;
 use super::{AddQuant, OutputQuant};
 use std::ffi::c_ulong;
@@ -20,7 +20,7 @@ use std::ptr::{copy_nonoverlapping, null};
 
 mod loops;
 
-use loops::{EIGHT, Sum, Tile};
+use loops::{DENSE, DEPTHWISE, EIGHT, Move, Sum, Tile};
 
 /// Proof that the CPU has NEON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,24 @@ impl Kernel for Neon32 {
     }
 }
 
+/// Places that are listed at once: few enough that the input of their windows stays in the nearest cache from one group of channels to
+/// the next. Whole tiles.
+const AT_ONCE: usize = 32;
+
+/// Lists the next places of the cursor and returns their number. The last one goes on behind them, to fill a tile.
+fn next(cursor: &mut Cursor, list: &mut [Place; AT_ONCE]) -> usize {
+    let count = cursor.list(list);
+    let last = list[count - 1];
+    list[count..count.next_multiple_of(DEPTHWISE)].fill(last);
+    count
+}
+
+/// The places, but with `bytes` for their pixels, once they are moved to `channel`.
+fn aside<const N: usize>(places: &[Place], channel: usize, bytes: &mut [[u8; EIGHT]; N]) -> [Place; N] {
+    let pixels = bytes.each_mut().map(|bytes| bytes.as_mut_ptr().wrapping_sub(channel));
+    std::array::from_fn(|p| Place { pixel: pixels[p], ..places[p] })
+}
+
 // ------------------------------------------------------------------------------------------------------------- dense
 
 /// # Safety
@@ -103,52 +121,70 @@ unsafe fn rows<const WIDE: bool>(strip: &mut Strip<'_>, weights: *const i8) {
     };
     let mut tile = Tile::new(block.runs(), &own);
     tile.stride = block.lanes() * 4;
-    let mut bytes = [[0; EIGHT]; 2];
     let mut cursor = Cursor::over(strip, if WIDE { 2 } else { 1 });
+    let mut list = [Place::NONE; AT_ONCE];
     while cursor.left() > 0 {
-        let (at, count) = cursor.fill();
-        tile.windows = at.map(|at| at.window);
+        let count = next(&mut cursor, &mut list);
         for lane in (0..block.lanes()).step_by(EIGHT) {
+            (tile.weights, tile.channel) = (weights.wrapping_add(lane * 4), lane);
+            (tile.bias, tile.scale) = (block.bias[lane..].as_ptr(), block.scale[lane..].as_ptr());
             let columns = block.columns.saturating_sub(lane).min(EIGHT);
             let whole = columns == EIGHT && matches!(after, After::Quantize(_));
-            tile.pixels = if whole { at.map(|at| at.pixel.wrapping_add(lane)) } else { bytes.each_mut().map(|bytes| bytes.as_mut_ptr()) };
-            tile.weights = weights.wrapping_add(lane * 4);
-            (tile.bias, tile.scale) = (block.bias[lane..].as_ptr(), block.scale[lane..].as_ptr());
-            // SAFETY: runs are inside every window, weights have `stride` bytes for each step of the loop, bias and scale 16
-            // lanes; pixels have `columns` values from `lane`.
-            unsafe {
-                if WIDE {
-                    loops::wide(&mut tile)
-                } else {
-                    loops::narrow(&mut tile)
-                }
-                if !whole {
-                    (0..count).for_each(|p| write(&after, &tile.sums[p], &bytes[p], (lane, columns), &at[p]));
+            for p in (0..count).step_by(DENSE) {
+                // SAFETY: runs are inside every window, weights have `stride` bytes for each step of the loop, bias and scale 16
+                // lanes; the pixels have `columns` values from `lane`; the list has whole tiles.
+                unsafe {
+                    if whole {
+                        tile.places = list[p..].as_ptr();
+                        compute::<WIDE>(&mut tile);
+                    } else {
+                        compute_aside::<WIDE>(&mut tile, &after, &list[p..], columns, DENSE.min(count - p));
+                    }
                 }
             }
         }
     }
 }
 
-/// Writes what becomes of a pixel's sums, of which `bytes` were made: `columns` values from `lane`.
+/// # Safety
+/// As [`loops::narrow`] or [`loops::wide`].
+#[inline(always)]
+unsafe fn compute<const WIDE: bool>(tile: &mut Tile<Run>) {
+    // SAFETY: the function's contract.
+    unsafe {
+        if WIDE {
+            loops::wide(tile);
+        } else {
+            loops::narrow(tile);
+        }
+    }
+}
+
+/// Computes the tile of the first places and does with its sums what is to be done: for `columns` channels of `count` places.
 ///
 /// # Safety
-/// The CPU has NEON; the pixel has so many values in the output, and in the residual.
+/// As [`compute`], but the pixels, in the output and in the residual, have only so many values from the tile's channel.
 #[inline(never)]
-unsafe fn write(after: &After<'_>, sums: &[i32; EIGHT], bytes: &[u8; EIGHT], (lane, columns): (usize, usize), at: &Place) {
-    let mut bytes = *bytes;
+unsafe fn compute_aside<const WIDE: bool>(tile: &mut Tile<Run>, after: &After<'_>, places: &[Place], columns: usize, count: usize) {
+    let lane = tile.channel;
+    let mut bytes = [[0; EIGHT]; DENSE];
+    let own = aside(places, lane, &mut bytes);
+    tile.places = own.as_ptr();
     // SAFETY: the function's contract; `columns` are at most eight.
     unsafe {
-        match after {
-            After::Quantize(_) => {}
-            After::Sums => return copy_nonoverlapping(sums.as_ptr().cast(), at.pixel.wrapping_add(4 * lane), 4 * columns),
-            After::Add(_, Residual { add, .. }) => {
+        compute::<WIDE>(tile);
+        for (p, at) in places[..count].iter().enumerate() {
+            if matches!(after, After::Sums) {
+                copy_nonoverlapping(tile.sums[p].as_ptr().cast(), at.pixel.add(4 * lane), 4 * columns);
+                continue;
+            }
+            if let After::Add(_, Residual { add, .. }) = after {
                 let mut other = [0; EIGHT];
                 copy_nonoverlapping(at.residual.add(lane), other.as_mut_ptr(), columns);
-                loops::add(&Sum::new(add), bytes.as_ptr(), other.as_ptr(), bytes.as_mut_ptr(), 1);
+                loops::add(&Sum::new(add), bytes[p].as_ptr(), other.as_ptr(), bytes[p].as_mut_ptr(), 1);
             }
+            copy_nonoverlapping(bytes[p].as_ptr(), at.pixel.add(lane), columns);
         }
-        copy_nonoverlapping(bytes.as_ptr(), at.pixel.add(lane), columns);
     }
 }
 
@@ -157,10 +193,10 @@ unsafe fn write(after: &After<'_>, sums: &[i32; EIGHT], bytes: &[u8; EIGHT], (la
 /// What depthwise loops read beside the weights that all have.
 #[derive(Clone, Debug)]
 pub(crate) struct Taps {
-    /// `[lane block][tap][lane]`, an even number of taps, where every weight is above -128 and below 128.
+    /// See [`byte_taps`].
     bytes: Option<Aligned<i8>>,
-    /// From each tap of [`Depthwise::taps`] to the next one, wrapping.
-    moves: Vec<[usize; 2]>,
+    /// From each tap of [`Depthwise::taps`] to the next one.
+    moves: Vec<Move>,
 }
 
 impl Taps {
@@ -172,57 +208,58 @@ impl Taps {
     }
 }
 
-/// Rows are done at once up to so many pixels: tiles go on over the ends of short ones, and long ones stay in the near cache.
-const PIXELS: usize = 64;
-
 /// Computes `rows`.
 ///
 /// # Safety
 /// The CPU has NEON and `dw.check` passed.
 unsafe fn depthwise_rows(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
-    let base = dw.output.rows(rows.clone()).start;
-    let at_once = (PIXELS / dw.output.width).max(1);
-    for start in rows.clone().step_by(at_once) {
-        let height = at_once.min(rows.end - start);
+    let to = dw.output.offset(rows.start, 0) - dw.output.rows(rows.clone()).start;
+    let windows = Grid { base: dw.origin + rows.start * dw.steps[0], step_y: dw.steps[0], step_x: dw.steps[1] };
+    let pixels = Grid { base: to, step_y: dw.output.row_stride(), step_x: dw.output.pixel_stride };
+    let first = Place { window: input.as_ptr().cast(), pixel: output.as_mut_ptr(), residual: null() };
+    let mut cursor = Cursor::new(first, (rows.len(), dw.output.width), [(windows, 1), (pixels, 1), (Grid::NONE, 0)]);
+    let mut tile = Tile::new(&dw.neon.moves, &dw.quant);
+    let mut list = [Place::NONE; AT_ONCE];
+    while cursor.left() > 0 {
+        let count = next(&mut cursor, &mut list);
         for channel in (0..dw.output.channels).step_by(DW_LANES) {
-            let windows = Grid { base: dw.origin + start * dw.steps[0] + channel, step_y: dw.steps[0], step_x: dw.steps[1] };
-            let to = dw.output.offset(start, 0) - base + channel;
-            let pixels = Grid { base: to, step_y: dw.output.row_stride(), step_x: dw.output.pixel_stride };
-            let first = Place { window: input.as_ptr().cast(), pixel: output.as_mut_ptr(), residual: null() };
-            let cursor = Cursor::new(first, (height, dw.output.width), [(windows, 1), (pixels, 1), (Grid::NONE, 0)]);
             // SAFETY: the pixels' windows are inside the input, eight bytes are readable at every tap because of the slack; the
-            // pixels are inside the output.
-            unsafe { lane_block(dw, channel, cursor) };
+            // pixels are inside the output; the list has whole tiles.
+            unsafe { lane_block(dw, &mut tile, channel, &list, count) };
         }
     }
 }
 
-/// Computes the channels from `channel` at the pixels of `cursor`.
+/// Computes the channels from `channel` of the first `count` places.
 ///
 /// # Safety
-/// The CPU has NEON; at the pixels' windows every tap has eight readable bytes, and the pixels have the channels.
-unsafe fn lane_block(dw: &Depthwise, channel: usize, mut cursor: Cursor) {
-    let mut tile = Tile::<_, 4>::new(&dw.neon.moves, &dw.quant);
+/// The CPU has NEON; at the places' windows every tap has eight readable bytes from the channel on, the pixels have the channels,
+/// and `count` places fill tiles.
+unsafe fn lane_block(dw: &Depthwise, tile: &mut Tile<Move>, channel: usize, list: &[Place; AT_ONCE], count: usize) {
     let weights = channel * dw.taps.len() * 2;
-    // The weights of whole lane blocks, as bias and scale.
     let bytes = dw.neon.bytes.as_ref().map(|bytes| bytes.as_slice()[weights..].as_ptr());
     tile.weights = bytes.unwrap_or(dw.paired.as_slice()[weights..].as_ptr().cast());
     (tile.bias, tile.scale) = (dw.bias.as_slice()[channel..].as_ptr(), dw.scale.as_slice()[channel..].as_ptr());
+    tile.channel = channel;
     let columns = DW_LANES.min(dw.output.channels - channel);
-    let mut some = [[0; EIGHT]; 4];
-    while cursor.left() > 0 {
-        let (at, count) = cursor.fill();
-        tile.windows = at.map(|at| at.window);
-        tile.pixels = if columns == EIGHT { at.map(|at| at.pixel) } else { some.each_mut().map(|some| some.as_mut_ptr()) };
+    for p in (0..count).step_by(DEPTHWISE) {
+        let mut some = [[0; EIGHT]; DEPTHWISE];
+        let own;
+        tile.places = if columns == EIGHT {
+            list[p..].as_ptr()
+        } else {
+            own = aside(&list[p..], channel, &mut some);
+            own.as_ptr()
+        };
         // SAFETY: the function's contract; weights, bias and scale are filled up to whole lane blocks.
         unsafe {
             if bytes.is_some() {
-                loops::byte_taps(&tile)
+                loops::byte_taps(tile);
             } else {
-                loops::wide_taps(&tile)
+                loops::wide_taps(tile);
             }
             if columns < EIGHT {
-                (0..count).for_each(|p| copy_nonoverlapping(some[p].as_ptr(), at[p].pixel, columns));
+                list[p..].iter().zip(&some).for_each(|(at, some)| copy_nonoverlapping(some.as_ptr(), at.pixel.add(channel), columns));
             }
         }
     }

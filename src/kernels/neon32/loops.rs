@@ -3,14 +3,19 @@
 //!
 //! In all of them `q8` to `q15` (`d16` to `d31`) hold sums; weights, inputs and products pass through `q0` to `q7`.
 
+use super::super::cursor::Place;
 use super::super::pack::Run;
 use super::super::{AddQuant, OutputQuant};
 use std::arch::asm;
 use std::mem::offset_of;
-use std::ptr::{null, null_mut};
+use std::ptr::null;
 
 /// Channels that a loop works on at once.
 pub(super) const EIGHT: usize = 8;
+
+/// Pixels of a dense tile, and of a depthwise one.
+pub(super) const DENSE: usize = 2;
+pub(super) const DEPTHWISE: usize = 4;
 
 /// 1.5 * 2^23: a float of at most 2^22 added to it is rounded to a whole number, half to even, which the low bits then hold.
 const MAGIC: f32 = 12_582_912.0;
@@ -31,13 +36,13 @@ impl Finish {
     }
 }
 
-/// Eight channels of `N` pixels: what a loop reads and writes.
+/// Eight channels of a few pixels: what a loop reads and writes.
 #[repr(C)]
-pub(super) struct Tile<Step, const N: usize> {
-    /// First input byte of each pixel.
-    pub windows: [*const i8; N],
-    /// Where the eight bytes of each pixel go.
-    pub pixels: [*mut u8; N],
+pub(super) struct Tile<Step> {
+    /// Of its pixels.
+    pub places: *const Place,
+    /// From a place's pixel to where the eight bytes go; in depthwise tiles also from its window to where the taps are.
+    pub channel: usize,
     /// Of the first of the eight channels, as the two below.
     pub weights: *const i8,
     pub bias: *const i32,
@@ -45,19 +50,19 @@ pub(super) struct Tile<Step, const N: usize> {
     /// Where the windows are read; at least one step.
     steps: *const Step,
     end: *const Step,
-    pub finish: Finish,
+    finish: Finish,
     /// Bytes from a channel's weights to its next ones; in dense tiles.
     pub stride: usize,
     /// What the bytes of a dense tile were made of.
-    pub sums: [[i32; EIGHT]; N],
+    pub sums: [[i32; EIGHT]; DENSE],
 }
 
-impl<Step, const N: usize> Tile<Step, N> {
+impl<Step> Tile<Step> {
     /// A tile that is used while `steps` exist. Its pointers are to be set before.
     pub fn new(steps: &[Step], quant: &OutputQuant) -> Self {
-        let (steps, end) = (steps.as_ptr(), steps.as_ptr_range().end);
-        let (windows, pixels, finish) = ([null(); N], [null_mut(); N], Finish::new(quant));
-        Tile { windows, pixels, weights: null(), bias: null(), scale: null(), steps, end, finish, stride: 0, sums: [[0; EIGHT]; N] }
+        let (steps, end, finish) = (steps.as_ptr(), steps.as_ptr_range().end, Finish::new(quant));
+        let sums = [[0; EIGHT]; DENSE];
+        Tile { places: null(), channel: 0, weights: null(), bias: null(), scale: null(), steps, end, finish, stride: 0, sums }
     }
 }
 
@@ -145,8 +150,12 @@ macro_rules! finish {
             "ldr {x}, [{tile}, #{scale}]\n",
             "add {y}, {tile}, #{finish}\n",
             "add {w}, {tile}, #{sums}\n",
-            "ldr {first}, [{tile}, #{pixels}]\n",
-            "ldr {second}, [{tile}, #{pixels} + 4]\n",
+            "ldr {run}, [{tile}, #{places}]\n",
+            "ldr {groups}, [{tile}, #{channel}]\n",
+            "ldr {first}, [{run}, #{pixel}]\n",
+            "ldr {second}, [{run}, #{pixel} + {place}]\n",
+            "add {first}, {first}, {groups}\n",
+            "add {second}, {second}, {groups}\n",
             "vpadd.i32 d16, d16, d17\n",
             "vpadd.i32 d17, d18, d19\n",
             "vpadd.i32 d18, d20, d21\n",
@@ -177,10 +186,11 @@ macro_rules! dense {
                 "ldr {x}, [{tile}, #{bias}]",
                 "ldr {w}, [{tile}, #{weights}]",
                 "ldr {step}, [{tile}, #{stride}]",
-                "ldr {run}, [{tile}, #{steps}]",
+                "ldr {run}, [{tile}, #{places}]",
                 "ldr {end}, [{tile}, #{end_at}]",
-                "ldr {first}, [{tile}, #{windows}]",
-                "ldr {second}, [{tile}, #{windows} + 4]",
+                "ldr {first}, [{run}, #{window}]",
+                "ldr {second}, [{run}, #{window} + {place}]",
+                "ldr {run}, [{tile}, #{steps}]",
                 "add {v}, {w}, #16",
                 start!(),
                 $($line,)*
@@ -188,11 +198,12 @@ macro_rules! dense {
             ],
             tile = in(reg) $tile, v = out(reg) _, x = out(reg) _, y = out(reg) _, w = out(reg) _, step = out(reg) _, groups = out(reg) _,
             run = out(reg) _, end = out(reg) _, first = out(reg) _, second = out(reg) _,
-            windows = const offset_of!(Tile<Run, 2>, windows), pixels = const offset_of!(Tile<Run, 2>, pixels),
-            weights = const offset_of!(Tile<Run, 2>, weights), stride = const offset_of!(Tile<Run, 2>, stride),
-            bias = const offset_of!(Tile<Run, 2>, bias), scale = const offset_of!(Tile<Run, 2>, scale),
-            steps = const offset_of!(Tile<Run, 2>, steps), end_at = const offset_of!(Tile<Run, 2>, end),
-            finish = const offset_of!(Tile<Run, 2>, finish), sums = const offset_of!(Tile<Run, 2>, sums),
+            places = const offset_of!(Tile<Run>, places), channel = const offset_of!(Tile<Run>, channel),
+            weights = const offset_of!(Tile<Run>, weights), stride = const offset_of!(Tile<Run>, stride),
+            bias = const offset_of!(Tile<Run>, bias), scale = const offset_of!(Tile<Run>, scale),
+            steps = const offset_of!(Tile<Run>, steps), end_at = const offset_of!(Tile<Run>, end),
+            finish = const offset_of!(Tile<Run>, finish), sums = const offset_of!(Tile<Run>, sums),
+            place = const size_of::<Place>(), window = const offset_of!(Place, window), pixel = const offset_of!(Place, pixel),
             offset = const offset_of!(Run, offset), length = const offset_of!(Run, groups), run_size = const size_of::<Run>(),
         )
     };
@@ -246,13 +257,14 @@ macro_rules! add_up {
 /// ```
 ///
 /// The weights of the other four channels, and the next input, load while sums are added, for cores that start instructions in
-/// order.
+/// order. An odd last group of a run is multiplied along with the first one of the next run. `{groups}` are those of the run that
+/// come after the products at hand.
 ///
 /// # Safety
 /// The CPU has NEON. The tile's pointers hold: every run is readable behind both windows; weights go on for as many groups; eight
 /// biases and factors; eight bytes are writable at the pixels. No weight is -128.
 #[inline(always)]
-pub(super) unsafe fn narrow(tile: &mut Tile<Run, 2>) {
+pub(super) unsafe fn narrow(tile: &mut Tile<Run>) {
     // SAFETY: the function's contract: reads stay inside runs, weights, biases and factors; `sums` and the pixels are written.
     unsafe {
         dense!(
@@ -289,18 +301,36 @@ pub(super) unsafe fn narrow(tile: &mut Tile<Run, 2>) {
                 "bhs 3b",
                 "5:", // one group is left, or none: -1 or -2
                 "cmn {groups}, #1",
-                "bne 6f",
+                "beq 6f",
+                "cmp {run}, {end}",
+                "bne 2b",
+                "b 8f",
+                "6:", // the one and the first of the next run
+                "cmp {run}, {end}",
+                "beq 7f",
                 "vld1.32 {{d4[]}}, [{x}]",
-                "vld1.8 {{d0-d1}}, [{w}], {step}",
                 "vld1.32 {{d6[]}}, [{y}]",
-                "vld1.8 {{d2-d3}}, [{v}], {step}",
+                "ldr {x}, [{run}, #{offset}]",
+                "ldr {groups}, [{run}, #{length}]",
+                "add {run}, {run}, #{run_size}",
+                "add {y}, {second}, {x}",
+                "add {x}, {first}, {x}",
+                "vld1.8 {{d0-d1}}, [{w}], {step}",
+                "vld1.32 {{d5[]}}, [{x}]!",
+                "vld1.32 {{d7[]}}, [{y}]!",
+                "vld1.8 {{d2-d3}}, [{w}], {step}",
+                "sub {groups}, {groups}, #1",
+                "b 3b",
+                "7:", // the very last one
+                "vld1.32 {{d4[]}}, [{x}]",
+                "vld1.8 {{d0-d1}}, [{w}]",
+                "vld1.32 {{d6[]}}, [{y}]",
+                "vld1.8 {{d2-d3}}, [{v}]",
                 products!("vmull", 4, 6 by 0, 1),
                 add_up!(8, 12, 9, 13),
                 products!("vmull", 4, 6 by 2, 3),
                 add_up!(10, 14, 11, 15),
-                "6:",
-                "cmp {run}, {end}",
-                "bne 2b",
+                "8:",
             ]
         );
     }
@@ -332,7 +362,7 @@ macro_rules! wide_products {
 /// # Safety
 /// As [`narrow`], with windows and weights of 16-bit numbers, of any value.
 #[inline(always)]
-pub(super) unsafe fn wide(tile: &mut Tile<Run, 2>) {
+pub(super) unsafe fn wide(tile: &mut Tile<Run>) {
     // SAFETY: the function's contract: reads stay inside runs, weights, biases and factors; `sums` and the pixels are written.
     unsafe {
         dense!(
@@ -362,6 +392,35 @@ pub(super) unsafe fn wide(tile: &mut Tile<Run, 2>) {
 
 // --------------------------------------------------------------------------------------------------------- depthwise
 
+/// How far all windows of a tile move behind the first tap of a pair, and behind its second one; wrapping.
+pub(super) type Move = [usize; 2];
+
+/// The four places' `$field`, moved to the tile's channel, in `{p}` to `{s}`; the channel is left in `{end}`.
+macro_rules! at_places {
+    ($field:literal) => {
+        concat!(
+            "ldr {s}, [{tile}, #{places}]\n",
+            "ldr {end}, [{tile}, #{channel}]\n",
+            "ldr {p}, [{s}, #{",
+            $field,
+            "}]\n",
+            "ldr {q}, [{s}, #{",
+            $field,
+            "} + {place}]\n",
+            "ldr {r}, [{s}, #{",
+            $field,
+            "} + 2 * {place}]\n",
+            "ldr {s}, [{s}, #{",
+            $field,
+            "} + 3 * {place}]\n",
+            "add {p}, {p}, {end}\n",
+            "add {q}, {q}, {end}\n",
+            "add {r}, {r}, {end}\n",
+            "add {s}, {s}, {end}\n",
+        )
+    };
+}
+
 /// Sums of four pixels from the biases at `{x}`.
 macro_rules! start_taps {
     () => {
@@ -383,10 +442,7 @@ macro_rules! finish_taps {
         concat!(
             "ldr {x}, [{tile}, #{scale}]\n",
             "add {y}, {tile}, #{finish}\n",
-            "ldr {p}, [{tile}, #{pixels}]\n",
-            "ldr {q}, [{tile}, #{pixels} + 4]\n",
-            "ldr {r}, [{tile}, #{pixels} + 8]\n",
-            "ldr {s}, [{tile}, #{pixels} + 12]\n",
+            at_places!("pixel"),
             factors!(),
             "\n",
             round!(8 x 0 to 16, 9 x 1 to 17, 10 x 0 to 18, 11 x 1 to 19, 12 x 0 to 20, 13 x 1 to 21, 14 x 0 to 22, 15 x 1 to 23),
@@ -411,28 +467,26 @@ macro_rules! taps {
             [
                 "ldr {x}, [{tile}, #{bias}]",
                 "ldr {w}, [{tile}, #{weights}]",
+                at_places!("window"),
                 "ldr {y}, [{tile}, #{steps}]",
                 "ldr {end}, [{tile}, #{end_at}]",
-                "ldr {p}, [{tile}, #{windows}]",
-                "ldr {q}, [{tile}, #{windows} + 4]",
-                "ldr {r}, [{tile}, #{windows} + 8]",
-                "ldr {s}, [{tile}, #{windows} + 12]",
                 start_taps!(),
                 $($line,)*
                 finish_taps!(),
             ],
             tile = in(reg) $tile, x = out(reg) _, y = out(reg) _, w = out(reg) _, end = out(reg) _,
             p = out(reg) _, q = out(reg) _, r = out(reg) _, s = out(reg) _,
-            windows = const offset_of!(Tile<[usize; 2], 4>, windows), pixels = const offset_of!(Tile<[usize; 2], 4>, pixels),
-            weights = const offset_of!(Tile<[usize; 2], 4>, weights), bias = const offset_of!(Tile<[usize; 2], 4>, bias),
-            scale = const offset_of!(Tile<[usize; 2], 4>, scale), steps = const offset_of!(Tile<[usize; 2], 4>, steps),
-            end_at = const offset_of!(Tile<[usize; 2], 4>, end), finish = const offset_of!(Tile<[usize; 2], 4>, finish),
+            places = const offset_of!(Tile<Move>, places), channel = const offset_of!(Tile<Move>, channel),
+            weights = const offset_of!(Tile<Move>, weights), bias = const offset_of!(Tile<Move>, bias),
+            scale = const offset_of!(Tile<Move>, scale), finish = const offset_of!(Tile<Move>, finish),
+            steps = const offset_of!(Tile<Move>, steps), end_at = const offset_of!(Tile<Move>, end),
+            place = const size_of::<Place>(), window = const offset_of!(Place, window), pixel = const offset_of!(Place, pixel),
         )
     };
 }
 
-/// Byte products of a depthwise window, two taps at a time: `VMULL` and `VMLAL` add both in 16 bits, `VADDW` adds them up in 32. A
-/// step is how far all windows move behind a pair's first tap and its second one, wrapping.
+/// Byte products of a depthwise window, two taps at a time: `VMULL` and `VMLAL` add both in 16 bits, `VADDW` adds them up in 32. A pair
+/// of taps is a step.
 ///
 /// ```text
 ///   d0 d1   weights of both taps    d2-d5  a tap of the four pixels    q4-q7  products    q8-q15  sums, two registers a pixel
@@ -442,7 +496,7 @@ macro_rules! taps {
 /// The CPU has NEON. The tile's pointers hold: eight bytes are readable wherever the steps lead from each window; weights go on for
 /// as many taps; eight biases and factors; eight bytes are writable at the pixels. No weight is -128.
 #[inline(always)]
-pub(super) unsafe fn byte_taps(tile: &Tile<[usize; 2], 4>) {
+pub(super) unsafe fn byte_taps(tile: &Tile<Move>) {
     // SAFETY: the function's contract: reads stay inside windows, weights, biases and factors; the pixels are written.
     unsafe {
         taps!(
@@ -532,7 +586,7 @@ macro_rules! tap {
 /// # Safety
 /// As [`byte_taps`], with pairs of 16-bit weights of any value.
 #[inline(always)]
-pub(super) unsafe fn wide_taps(tile: &Tile<[usize; 2], 4>) {
+pub(super) unsafe fn wide_taps(tile: &Tile<Move>) {
     // SAFETY: the function's contract: reads stay inside windows, weights, biases and factors; the pixels are written.
     unsafe {
         taps!(tile, ["2:", "vld2.16 {{d0-d3}}, [{w}]!", tap!(0, 1), tap!(2, 3), "cmp {y}, {end}", "bne 2b",]);
