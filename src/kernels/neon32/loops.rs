@@ -256,8 +256,8 @@ macro_rules! add_up {
 ///   q8-q11  sums of the first pixel, q12-q15 of the second
 /// ```
 ///
-/// The weights of the other four channels, and the next input, load while sums are added, for cores that start instructions in
-/// order. An odd last group of a run is multiplied along with the first one of the next run. `{groups}` are those of the run that
+/// The weights of the other four channels load while sums are added. An odd last group of a run is multiplied along with the first
+/// one of the next run. `{groups}` are those of the run that
 /// come after the products at hand.
 ///
 /// # Safety
@@ -278,26 +278,21 @@ pub(super) unsafe fn narrow(tile: &mut Tile<Run>) {
                 "add {x}, {first}, {x}",
                 "subs {groups}, {groups}, #2",
                 "blo 5f",
-                "vld1.8 {{d0-d1}}, [{w}], {step}",
-                "vld2.32 {{d4[], d5[]}}, [{x}]!",
-                "vld2.32 {{d6[], d7[]}}, [{y}]!",
-                "vld1.8 {{d2-d3}}, [{w}], {step}",
                 "3:", // two groups
-                products!("vmull", 4, 6 by 0, 1),
-                "vld1.8 {{d0-d1}}, [{v}], {step}",
-                products!("vmlal", 5, 7 by 2, 3),
-                "vld1.8 {{d2-d3}}, [{v}], {step}",
-                add_up!(8, 12, 9, 13),
-                products!("vmull", 4, 6 by 0, 1),
-                products!("vmlal", 5, 7 by 2, 3),
-                "subs {groups}, {groups}, #2",
-                "blo 4f",
                 "vld1.8 {{d0-d1}}, [{w}], {step}",
                 "vld2.32 {{d4[], d5[]}}, [{x}]!",
                 "vld2.32 {{d6[], d7[]}}, [{y}]!",
                 "vld1.8 {{d2-d3}}, [{w}], {step}",
                 "4:",
+                products!("vmull", 4, 6 by 0, 1),
+                products!("vmlal", 5, 7 by 2, 3),
+                "vld1.8 {{d0-d1}}, [{v}], {step}",
+                "vld1.8 {{d2-d3}}, [{v}], {step}",
+                add_up!(8, 12, 9, 13),
+                products!("vmull", 4, 6 by 0, 1),
+                products!("vmlal", 5, 7 by 2, 3),
                 add_up!(10, 14, 11, 15),
+                "subs {groups}, {groups}, #2",
                 "bhs 3b",
                 "5:", // one group is left, or none: -1 or -2
                 "cmn {groups}, #1",
@@ -320,7 +315,7 @@ pub(super) unsafe fn narrow(tile: &mut Tile<Run>) {
                 "vld1.32 {{d7[]}}, [{y}]!",
                 "vld1.8 {{d2-d3}}, [{w}], {step}",
                 "sub {groups}, {groups}, #1",
-                "b 3b",
+                "b 4b",
                 "7:", // the very last one
                 "vld1.32 {{d4[]}}, [{x}]",
                 "vld1.8 {{d0-d1}}, [{w}]",
