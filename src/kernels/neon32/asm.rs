@@ -1,6 +1,6 @@
 //! What the assembly of 32-bit ARM has in common. Stable Rust has neither the intrinsics of its NEON nor vector registers as
 //! operands, so nothing stays in a register from one block of assembly to the next: a block makes a whole [`Tile`], from the
-//! input to the bytes of the output. In all of them `q8` to `q15` (`d16` to `d31`) hold sums; weights, inputs and products pass
+//! input to the bytes of the output, and more of them in a row. In all of them `q8` to `q15` (`d16` to `d31`) hold sums; weights, inputs and products pass
 //! through `q0` to `q7`.
 
 use super::super::OutputQuant;
@@ -33,11 +33,12 @@ impl Finish {
     }
 }
 
-/// Eight channels of a few pixels: what a loop reads and writes.
+/// Eight channels of a few pixels: what a loop reads and writes, for one tile after the other.
 #[repr(C)]
 pub(super) struct Tile<Step> {
-    /// Of its pixels.
+    /// Of the pixels at hand, and behind all: a loop makes tiles until there are none left. The last tile is a whole one too.
     pub places: *const Place,
+    pub places_end: *const Place,
     /// From a place's pixel to where the eight bytes go; in depthwise tiles also from its window to where the taps are.
     pub channel: usize,
     /// Of the first of the eight channels, as the two below.
@@ -50,7 +51,7 @@ pub(super) struct Tile<Step> {
     pub finish: Finish,
     /// Bytes from a channel's weights to its next ones; in dense tiles.
     pub stride: usize,
-    /// What the bytes of a dense tile were made of.
+    /// What the bytes of the last dense tile were made of.
     pub sums: [[i32; EIGHT]; DENSE],
 }
 
@@ -58,8 +59,13 @@ impl<Step> Tile<Step> {
     /// A tile that is used while `steps` exist. Its pointers are to be set before.
     pub fn new(steps: &[Step], quant: &OutputQuant) -> Self {
         let (steps, end, finish) = (steps.as_ptr(), steps.as_ptr_range().end, Finish::new(quant));
-        let sums = [[0; EIGHT]; DENSE];
-        Tile { places: null(), channel: 0, weights: null(), bias: null(), scale: null(), steps, end, finish, stride: 0, sums }
+        let (sums, places) = ([[0; EIGHT]; DENSE], null());
+        Tile { places, places_end: places, channel: 0, weights: null(), bias: null(), scale: null(), steps, end, finish, stride: 0, sums }
+    }
+
+    /// Sets the pixels to the first `count` of the places.
+    pub fn over(&mut self, places: &[Place], count: usize) {
+        (self.places, self.places_end) = (places.as_ptr(), places[count..].as_ptr());
     }
 }
 

@@ -29,15 +29,14 @@ pub(super) unsafe fn rows<const WIDE: bool>(strip: &mut Strip<'_>, weights: *con
             (tile.weights, tile.channel) = (weights.wrapping_add(lane * 4), lane);
             (tile.bias, tile.scale) = (block.bias[lane..].as_ptr(), block.scale[lane..].as_ptr());
             let columns = block.columns.saturating_sub(lane).min(EIGHT);
-            let whole = columns == EIGHT && matches!(after, After::Quantize(_));
-            for p in (0..count).step_by(DENSE) {
-                // SAFETY: runs are inside every window, weights have `stride` bytes for each step of the loop, bias and scale 16
-                // lanes; the pixels have `columns` values from `lane`; the list has whole tiles.
-                unsafe {
-                    if whole {
-                        tile.places = list[p..].as_ptr();
-                        compute::<WIDE>(&mut tile);
-                    } else {
+            // SAFETY: runs are inside every window, weights have `stride` bytes for each step of the loop, bias and scale 16 lanes;
+            // the pixels have `columns` values from `lane`; the list has whole tiles.
+            unsafe {
+                if columns == EIGHT && matches!(after, After::Quantize(_)) {
+                    tile.over(&list, count);
+                    compute::<WIDE>(&mut tile);
+                } else {
+                    for p in (0..count).step_by(DENSE) {
                         compute_aside::<WIDE>(&mut tile, &after, &list[p..], columns, DENSE.min(count - p));
                     }
                 }
@@ -48,7 +47,6 @@ pub(super) unsafe fn rows<const WIDE: bool>(strip: &mut Strip<'_>, weights: *con
 
 /// # Safety
 /// As [`narrow`] or [`wide`].
-#[inline(always)]
 unsafe fn compute<const WIDE: bool>(tile: &mut Tile<Run>) {
     // SAFETY: the function's contract.
     unsafe {
@@ -64,12 +62,11 @@ unsafe fn compute<const WIDE: bool>(tile: &mut Tile<Run>) {
 ///
 /// # Safety
 /// As [`compute`], but the pixels, in the output and in the residual, have only so many values from the tile's channel.
-#[inline(never)]
 unsafe fn compute_aside<const WIDE: bool>(tile: &mut Tile<Run>, after: &After<'_>, places: &[Place], columns: usize, count: usize) {
     let lane = tile.channel;
     let mut own = [[0; EIGHT]; DENSE];
     let beside = aside(places, lane, &mut own);
-    tile.places = beside.as_ptr();
+    tile.over(&beside, DENSE);
     // SAFETY: the function's contract; `columns` are at most eight.
     unsafe {
         compute::<WIDE>(tile);
@@ -138,6 +135,10 @@ macro_rules! finish {
                 "vadd.i8 q8, q8, q5";
                 "vst1.8 {{d16}}, [{first}]";
                 "vst1.8 {{d17}}, [{second}]";
+                "add {run}, {run}, #2 * {place}";
+                "ldr {end}, [{tile}, #{places_end}]";
+                "str {run}, [{tile}, #{places}]";
+                "cmp {run}, {end}";
             ),
         )
     };
@@ -148,6 +149,7 @@ macro_rules! dense {
     ($tile:expr, [$($line:expr,)*]) => {
         neon!(
             [
+                "9:",
                 "ldr {x}, [{tile}, #{bias}]",
                 "ldr {w}, [{tile}, #{weights}]",
                 "ldr {step}, [{tile}, #{stride}]",
@@ -160,10 +162,11 @@ macro_rules! dense {
                 start!(),
                 $($line,)*
                 finish!(),
+                "blo 9b",
             ],
             tile = in(reg) $tile, v = out(reg) _, x = out(reg) _, y = out(reg) _, w = out(reg) _, step = out(reg) _, groups = out(reg) _,
             run = out(reg) _, end = out(reg) _, first = out(reg) _, second = out(reg) _,
-            places = const offset_of!(Tile<Run>, places), channel = const offset_of!(Tile<Run>, channel),
+            places = const offset_of!(Tile<Run>, places), places_end = const offset_of!(Tile<Run>, places_end), channel = const offset_of!(Tile<Run>, channel),
             weights = const offset_of!(Tile<Run>, weights), stride = const offset_of!(Tile<Run>, stride),
             bias = const offset_of!(Tile<Run>, bias), scale = const offset_of!(Tile<Run>, scale),
             steps = const offset_of!(Tile<Run>, steps), end_at = const offset_of!(Tile<Run>, end),
@@ -213,7 +216,6 @@ macro_rules! add_up {
 /// # Safety
 /// The CPU has NEON. The tile's pointers hold: every run is readable behind both windows; weights go on for as many groups; eight
 /// biases and factors; eight bytes are writable at the pixels. No weight is -128.
-#[inline(always)]
 pub(super) unsafe fn narrow(tile: &mut Tile<Run>) {
     // SAFETY: the function's contract: reads stay inside runs, weights, biases and factors; `sums` and the pixels are written.
     unsafe {
@@ -307,7 +309,6 @@ macro_rules! wide_products {
 ///
 /// # Safety
 /// As [`narrow`], with windows and weights of 16-bit numbers, of any value.
-#[inline(always)]
 pub(super) unsafe fn wide(tile: &mut Tile<Run>) {
     // SAFETY: the function's contract: reads stay inside runs, weights, biases and factors; `sums` and the pixels are written.
     unsafe {

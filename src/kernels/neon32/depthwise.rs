@@ -63,28 +63,24 @@ unsafe fn lane_block(dw: &Depthwise, tile: &mut Tile<Move>, channel: usize, list
     (tile.bias, tile.scale) = (dw.bias.as_slice()[channel..].as_ptr(), dw.scale.as_slice()[channel..].as_ptr());
     tile.channel = channel;
     let columns = DW_LANES.min(dw.output.channels - channel);
-    for p in (0..count).step_by(DEPTHWISE) {
+    // SAFETY: the function's contract; weights, bias and scale are filled up to whole lane blocks.
+    let compute = |tile: &mut Tile<Move>| unsafe { if bytes.is_some() { byte_taps(tile) } else { wide_taps(tile) } };
+    if columns == EIGHT {
+        tile.over(list, count);
+        return compute(tile);
+    }
+    for places in list[..count.next_multiple_of(DEPTHWISE)].chunks_exact(DEPTHWISE) {
         let mut some = [[0; EIGHT]; DEPTHWISE];
-        let own;
-        tile.places = if columns == EIGHT {
-            list[p..].as_ptr()
-        } else {
-            own = aside(&list[p..], channel, &mut some);
-            own.as_ptr()
-        };
-        // SAFETY: the function's contract; weights, bias and scale are filled up to whole lane blocks.
-        unsafe {
-            if bytes.is_some() {
-                byte_taps(tile);
-            } else {
-                wide_taps(tile);
-            }
-            if columns < EIGHT {
-                list[p..].iter().zip(&some).for_each(|(at, some)| copy_nonoverlapping(some.as_ptr(), at.pixel.add(channel), columns));
-            }
+        let beside = aside(places, channel, &mut some);
+        tile.over(&beside, DEPTHWISE);
+        compute(tile);
+        for (at, some) in places.iter().zip(&some) {
+            // SAFETY: `columns` channels from this one are the pixel's last.
+            unsafe { copy_nonoverlapping(some.as_ptr(), at.pixel.add(channel), columns) };
         }
     }
 }
+
 /// How far all windows of a tile move behind the first tap of a pair, and behind its second one; wrapping.
 pub(super) type Move = [usize; 2];
 
@@ -143,6 +139,11 @@ macro_rules! finish_taps {
                 "vst1.8 {{d17}}, [{q}]";
                 "vst1.8 {{d18}}, [{r}]";
                 "vst1.8 {{d19}}, [{s}]";
+                "ldr {x}, [{tile}, #{places}]";
+                "ldr {y}, [{tile}, #{places_end}]";
+                "add {x}, {x}, #4 * {place}";
+                "str {x}, [{tile}, #{places}]";
+                "cmp {x}, {y}";
             ),
         )
     };
@@ -166,6 +167,7 @@ macro_rules! taps {
     ($tile:expr, [$($line:expr,)*]) => {
         neon!(
             [
+                "9:",
                 "ldr {x}, [{tile}, #{bias}]",
                 "ldr {w}, [{tile}, #{weights}]",
                 at_places!("window"),
@@ -174,10 +176,11 @@ macro_rules! taps {
                 start_taps!(),
                 $($line,)*
                 finish_taps!(),
+                "blo 9b",
             ],
             tile = in(reg) $tile, x = out(reg) _, y = out(reg) _, w = out(reg) _, end = out(reg) _,
             p = out(reg) _, q = out(reg) _, r = out(reg) _, s = out(reg) _,
-            places = const offset_of!(Tile<Move>, places), channel = const offset_of!(Tile<Move>, channel),
+            places = const offset_of!(Tile<Move>, places), places_end = const offset_of!(Tile<Move>, places_end), channel = const offset_of!(Tile<Move>, channel),
             weights = const offset_of!(Tile<Move>, weights), bias = const offset_of!(Tile<Move>, bias),
             scale = const offset_of!(Tile<Move>, scale), finish = const offset_of!(Tile<Move>, finish),
             steps = const offset_of!(Tile<Move>, steps), end_at = const offset_of!(Tile<Move>, end),
@@ -196,8 +199,7 @@ macro_rules! taps {
 /// # Safety
 /// The CPU has NEON. The tile's pointers hold: eight bytes are readable wherever the steps lead from each window; weights go on for
 /// as many taps; eight biases and factors; eight bytes are writable at the pixels. No weight is -128.
-#[inline(always)]
-pub(super) unsafe fn byte_taps(tile: &Tile<Move>) {
+pub(super) unsafe fn byte_taps(tile: &mut Tile<Move>) {
     // SAFETY: the function's contract: reads stay inside windows, weights, biases and factors; the pixels are written.
     unsafe {
         taps!(
@@ -258,8 +260,7 @@ macro_rules! wide_tap {
 ///
 /// # Safety
 /// As [`byte_taps`], with pairs of 16-bit weights of any value.
-#[inline(always)]
-pub(super) unsafe fn wide_taps(tile: &Tile<Move>) {
+pub(super) unsafe fn wide_taps(tile: &mut Tile<Move>) {
     // SAFETY: the function's contract: reads stay inside windows, weights, biases and factors; the pixels are written.
     unsafe {
         taps!(
