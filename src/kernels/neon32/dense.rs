@@ -1,11 +1,11 @@
 //! Dense layers: 2 pixels x 8 channels, as many sums as 16 registers hold beside what makes them.
 
 use super::super::OutputQuant;
-use super::super::conv::{After, Residual, Strip};
+use super::super::conv::{After, Strip};
 use super::super::cursor::{Cursor, Place};
 use super::super::pack::Run;
 use super::asm::{DENSE, EIGHT, Tile};
-use super::bytes;
+use super::bytes::{self, Sum};
 use super::{AT_ONCE, aside, next};
 use std::arch::asm;
 use std::mem::offset_of;
@@ -14,10 +14,11 @@ use std::ptr::copy_nonoverlapping;
 /// # Safety
 /// The CPU has NEON, `strip.check()` passed, `weights` are the block's, wide or narrow as `WIDE` says.
 pub(super) unsafe fn rows<const WIDE: bool>(strip: &mut Strip<'_>, weights: *const i8) {
-    let (block, after) = (strip.block, strip.after);
-    let own = match after {
-        After::Quantize(quant) | After::Add(quant, _) => *quant,
-        After::Sums => OutputQuant::full(0),
+    let block = strip.block;
+    let (own, then) = match strip.after {
+        After::Quantize(quant) => (*quant, Then::Write),
+        After::Add(quant, residual) => (*quant, Then::Add(Sum::new(residual.add))),
+        After::Sums => (OutputQuant::full(0), Then::Sums),
     };
     let mut tile = Tile::new(block.runs(), &own);
     tile.stride = block.lanes() * 4;
@@ -32,12 +33,12 @@ pub(super) unsafe fn rows<const WIDE: bool>(strip: &mut Strip<'_>, weights: *con
             // SAFETY: runs are inside every window, weights have `stride` bytes for each step of the loop, bias and scale 16 lanes;
             // the pixels have `columns` values from `lane`; the list has whole tiles.
             unsafe {
-                if columns == EIGHT && matches!(after, After::Quantize(_)) {
+                if columns == EIGHT && matches!(then, Then::Write) {
                     tile.over(&list, count);
                     compute::<WIDE>(&mut tile);
                 } else {
                     for p in (0..count).step_by(DENSE) {
-                        compute_aside::<WIDE>(&mut tile, &after, &list[p..], columns, DENSE.min(count - p));
+                        compute_aside::<WIDE>(&mut tile, &then, &list[p..], columns, DENSE.min(count - p));
                     }
                 }
             }
@@ -58,11 +59,20 @@ unsafe fn compute<const WIDE: bool>(tile: &mut Tile<Run>) {
     }
 }
 
-/// Computes the tile of the first places and does with its sums what is to be done: for `columns` channels of `count` places.
+/// What becomes of a tile's bytes.
+enum Then {
+    Write,
+    /// They are written with a residual added.
+    Add(Sum),
+    /// Nothing; the sums are written.
+    Sums,
+}
+
+/// Computes the tile of the first places beside the output, and writes what is to be written: `columns` channels of `count` places.
 ///
 /// # Safety
 /// As [`compute`], but the pixels, in the output and in the residual, have only so many values from the tile's channel.
-unsafe fn compute_aside<const WIDE: bool>(tile: &mut Tile<Run>, after: &After<'_>, places: &[Place], columns: usize, count: usize) {
+unsafe fn compute_aside<const WIDE: bool>(tile: &mut Tile<Run>, then: &Then, places: &[Place], columns: usize, count: usize) {
     let lane = tile.channel;
     let mut own = [[0; EIGHT]; DENSE];
     let beside = aside(places, lane, &mut own);
@@ -71,16 +81,18 @@ unsafe fn compute_aside<const WIDE: bool>(tile: &mut Tile<Run>, after: &After<'_
     unsafe {
         compute::<WIDE>(tile);
         for (p, at) in places[..count].iter().enumerate() {
-            if matches!(after, After::Sums) {
-                copy_nonoverlapping(tile.sums[p].as_ptr().cast(), at.pixel.add(4 * lane), 4 * columns);
-                continue;
+            let (bytes, other, to) = (own[p].as_mut_ptr(), at.residual.wrapping_add(lane), at.pixel.wrapping_add(lane));
+            match then {
+                Then::Add(sum) if columns == EIGHT => bytes::add(sum, bytes, other, to, 1),
+                Then::Add(sum) => {
+                    let mut some = [0; EIGHT];
+                    copy_nonoverlapping(other, some.as_mut_ptr(), columns);
+                    bytes::add(sum, bytes, some.as_ptr(), bytes, 1);
+                    copy_nonoverlapping(bytes, to, columns);
+                }
+                Then::Write => copy_nonoverlapping(bytes, to, columns),
+                Then::Sums => copy_nonoverlapping(tile.sums[p].as_ptr().cast(), at.pixel.wrapping_add(4 * lane), 4 * columns),
             }
-            if let After::Add(_, Residual { add, .. }) = after {
-                let mut other = [0; EIGHT];
-                copy_nonoverlapping(at.residual.add(lane), other.as_mut_ptr(), columns);
-                bytes::add(&bytes::Sum::new(add), own[p].as_ptr(), other.as_ptr(), own[p].as_mut_ptr(), 1);
-            }
-            copy_nonoverlapping(own[p].as_ptr(), at.pixel.add(lane), columns);
         }
     }
 }
