@@ -68,6 +68,7 @@ impl Cursor {
 
     /// The next `N` pixels, of which at least so many must be left.
     #[inline(always)]
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "32-bit loops list their places"))]
     pub fn take<const N: usize>(&mut self) -> [Place; N] {
         if self.in_row < N {
             return std::array::from_fn(|_| self.take::<1>()[0]);
