@@ -115,7 +115,13 @@ fn cpu_features() -> Vec<&'static str> {
     detect!(is_aarch64_feature_detected: "neon", "dotprod", "i8mm")
 }
 
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(target_arch = "arm")]
+fn cpu_features() -> Vec<&'static str> {
+    use crate::kernels::Isa;
+    Isa::supported().into_iter().filter_map(|isa| matches!(isa, Isa::Neon32(_)).then_some("neon")).collect()
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm")))]
 fn cpu_features() -> Vec<&'static str> {
     Vec::new()
 }

@@ -155,6 +155,10 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
+    /// Of nothing that lies anywhere.
+    #[cfg_attr(not(any(target_arch = "aarch64", target_arch = "arm")), allow(dead_code, reason = "for the cursors of ARM"))]
+    pub const NONE: Grid = Grid { base: 0, step_y: 0, step_x: 0 };
+
     fn of(layout: &Layout, row: usize, channel: usize, sliced_at: usize) -> Grid {
         Grid { base: layout.offset(row, 0) + channel - sliced_at, step_y: layout.row_stride(), step_x: layout.pixel_stride }
     }
@@ -208,6 +212,7 @@ pub(crate) enum After<'a> {
 
 impl After<'_> {
     /// Zero point and range of the bytes that are written; of sums any.
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code, reason = "others finish in two steps"))]
     pub fn bytes(&self) -> OutputQuant {
         match self {
             After::Quantize(quant) => **quant,
@@ -228,7 +233,10 @@ impl Strip<'_> {
     }
 
     /// Height and width to loop over: one long row where rows follow each other without a gap everywhere.
-    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code, reason = "the portable loops have no need"))]
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm")),
+        allow(dead_code, reason = "the portable loops have no need")
+    )]
     pub fn rows(&self) -> (usize, usize) {
         let grids = [Some(self.windows), Some(self.pixels), self.residual().map(|r| r.grid)];
         let seamless = grids.into_iter().flatten().all(|grid| grid.step_y == self.width * grid.step_x);

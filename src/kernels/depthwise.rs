@@ -39,6 +39,8 @@ pub(crate) struct Depthwise {
     /// The same weights as ARM's loops read them.
     #[cfg(target_arch = "aarch64")]
     pub bytes: super::neon::ByteTaps,
+    #[cfg(target_arch = "arm")]
+    pub neon: super::neon32::Taps,
     /// True where `acc * scale` may exceed 32 bits.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
     pub loud: bool,
@@ -67,6 +69,7 @@ impl Depthwise {
         let padded = channels.next_multiple_of(DW_LANES);
         bias.resize(padded, 0);
         scale.resize(padded, 0.0);
+        let taps = tap_pairs(params);
         Ok(Depthwise {
             input: params.input,
             output: params.output,
@@ -75,7 +78,9 @@ impl Depthwise {
             stride: params.stride[0],
             origin: params.origin(),
             steps: params.steps(),
-            taps: tap_pairs(params),
+            #[cfg(target_arch = "arm")]
+            neon: super::neon32::Taps::pack(&weights, padded, &taps),
+            taps,
             paired: Aligned::new(&paired(&weights, padded)),
             #[cfg(target_arch = "aarch64")]
             bytes: super::neon::ByteTaps::pack(params, &weights, padded, is_sliding(params)),
@@ -119,6 +124,18 @@ fn paired(weights: &[Vec<i16>], padded: usize) -> Vec<i16> {
         }
     }
     out
+}
+
+/// Byte weights as ARM's loops read them, `[lane block][tap][lane]` with an even number of taps: where the products of two taps fit 16
+/// bits, that is, where every weight is above -128 and below 128.
+#[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
+pub(crate) fn byte_taps(weights: &[Vec<i16>], padded: usize) -> Option<Aligned<i8>> {
+    let taps = weights[0].len().next_multiple_of(2);
+    let weight = |channel: usize, tap: usize| weights.get(channel).and_then(|w| w.get(tap)).map_or(0, |&w| w as i8);
+    let lanes = |block: usize, tap: usize| (block..block + DW_LANES).map(move |channel| weight(channel, tap));
+    let blocks = (0..padded).step_by(DW_LANES);
+    let fit = weights.iter().flatten().all(|w| (-127..=127).contains(w));
+    fit.then(|| Aligned::new(&blocks.flat_map(|block| (0..taps).flat_map(move |tap| lanes(block, tap))).collect::<Vec<i8>>()))
 }
 
 /// Input rows that are interleaved.

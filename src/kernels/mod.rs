@@ -14,7 +14,8 @@
 //! | `dense`, `gather` | tensors in and out of their layouts, copies, rearrangements |
 //! | `compiled`, `pairs` | plain loops compiled once an instruction set; the inner loop of products of two activations |
 //! | `rows`, `transpose` | what those operators share: walks over pixels, bytes between pixels and planes |
-//! | `portable`, `avx2`, `neon` | inner loops of one instruction set; their constructor proves that the CPU has it |
+//! | `portable`, `avx2`, `neon`, `neon32` | inner loops of one instruction set; their constructor proves that the CPU has it |
+//! | `cursor` | a walk over the pixels of a strip, for the loops of ARM |
 //!
 //! # Contract
 //! - A quantized value is an int8. A uint8 tensor is the int8 tensor `value - 128` with zero point `zero_point - 128`.
@@ -65,6 +66,13 @@ mod avx2;
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code)]
 mod neon;
+
+#[cfg(target_arch = "arm")]
+#[allow(unsafe_code)]
+mod neon32;
+
+#[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
+mod cursor;
 
 #[cfg(test)]
 mod suite;
@@ -119,6 +127,8 @@ pub enum Isa {
     Neon(neon::Neon),
     #[cfg(target_arch = "aarch64")]
     Dotprod(neon::Dotprod),
+    #[cfg(target_arch = "arm")]
+    Neon32(neon32::Neon32),
 }
 
 /// `with_kernel!(isa, k => expression)`: the expression with `k` the instruction set's own type, so that it is compiled once
@@ -133,6 +143,8 @@ macro_rules! with_kernel {
             $crate::kernels::Isa::Neon($kernel) => $body,
             #[cfg(target_arch = "aarch64")]
             $crate::kernels::Isa::Dotprod($kernel) => $body,
+            #[cfg(target_arch = "arm")]
+            $crate::kernels::Isa::Neon32($kernel) => $body,
         }
     };
 }
@@ -146,6 +158,8 @@ impl Isa {
         all.extend(avx2::Avx2::new().map(Isa::Avx2));
         #[cfg(target_arch = "aarch64")]
         all.extend(neon::Dotprod::new().map(Isa::Dotprod).into_iter().chain(neon::Neon::new().map(Isa::Neon)));
+        #[cfg(target_arch = "arm")]
+        all.extend(neon32::Neon32::new().map(Isa::Neon32));
         all.push(Isa::Portable(portable::Portable));
         all
     }
@@ -165,6 +179,8 @@ impl Isa {
             Isa::Neon(_) => "neon",
             #[cfg(target_arch = "aarch64")]
             Isa::Dotprod(_) => "dotprod",
+            #[cfg(target_arch = "arm")]
+            Isa::Neon32(_) => "neon32",
         }
     }
 

@@ -9,7 +9,8 @@
 //!
 //! Wide: `SMLAL` on 16-bit pairs, with the same two partial sums. Depthwise: see [`depthwise`].
 
-use super::conv::{After, Grid, Kernel, Residual, Strip};
+use super::conv::{After, Kernel, Residual, Strip};
+use super::cursor::{Cursor, Place};
 use super::depthwise::Depthwise;
 use super::pack::{GROUP, LANES, NarrowRule, Run, Style, Weights};
 use super::{AddQuant, OutputQuant};
@@ -266,88 +267,19 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// A pixel of a strip: its window, its place in the output and in the residual.
-#[derive(Clone, Copy)]
-struct Place {
-    window: *const i8,
-    pixel: *mut u8,
-    residual: *const u8,
-}
-
-impl Place {
-    #[inline(always)]
-    fn after(self, [window, pixel, residual]: [usize; 3]) -> Place {
-        Place {
-            window: self.window.wrapping_add(window),
-            pixel: self.pixel.wrapping_add(pixel),
-            residual: self.residual.wrapping_add(residual),
-        }
-    }
-}
-
-/// Goes over the pixels of a strip, row by row. Tiles go on over the ends of rows, so few are smaller than the largest.
-struct Cursor {
-    next: Place,
-    /// Pixels left, in all and in the row.
-    left: usize,
-    in_row: usize,
-    width: usize,
-    /// Bytes from a pixel to the next one, and from behind a row to the next row, wrapping.
-    step: [usize; 3],
-    turn: [usize; 3],
-}
-
-impl Cursor {
-    /// `element`: bytes of an input value.
-    fn new(strip: &mut Strip<'_>, element: usize) -> Cursor {
-        let (height, width) = strip.rows();
-        let output = strip.output.as_mut_ptr();
-        let residual = strip.residual().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
-        let (from, other) = residual.unwrap_or((output, Grid { base: 0, step_y: 0, step_x: 0 }));
-        let first = Place { window: strip.input.as_ptr().cast(), pixel: output, residual: from };
-        let grids = [(strip.windows, element), (strip.pixels, 1), (other, 1)];
-        Cursor {
-            next: first.after(grids.map(|(grid, size)| grid.base * size)),
-            left: height * width,
-            in_row: width,
-            width,
-            step: grids.map(|(grid, size)| grid.step_x * size),
-            turn: grids.map(|(grid, size)| grid.step_y.wrapping_sub(width.wrapping_mul(grid.step_x)).wrapping_mul(size)),
-        }
-    }
-
-    /// The next `N` pixels, of which at least so many must be left.
-    #[inline(always)]
-    fn take<const N: usize>(&mut self) -> [Place; N] {
-        if self.in_row < N {
-            return std::array::from_fn(|_| self.take::<1>()[0]);
-        }
-        let mut at = [self.next; N];
-        for p in 1..N {
-            at[p] = at[p - 1].after(self.step);
-        }
-        self.next = at[N - 1].after(self.step);
-        (self.left, self.in_row) = (self.left - N, self.in_row - N);
-        if self.in_row == 0 {
-            (self.next, self.in_row) = (self.next.after(self.turn), self.width);
-        }
-        at
-    }
-}
-
 const NARROW: bool = false;
 const WIDE: bool = true;
 
 /// `$tile` for all pixels of a strip, in tiles of 4, 2 and 1 of them: `$at` are their places, `$pixels` is their number.
 macro_rules! each_tile {
     ($strip:expr, $element:expr, |$at:ident, $pixels:ident| $tile:expr) => {{
-        let mut cursor = Cursor::new($strip, $element);
-        while cursor.left > 0 {
-            if cursor.left >= 4 {
+        let mut cursor = Cursor::over($strip, $element);
+        while cursor.left() > 0 {
+            if cursor.left() >= 4 {
                 const $pixels: usize = 4;
                 let $at = &cursor.take::<$pixels>();
                 $tile;
-            } else if cursor.left >= 2 {
+            } else if cursor.left() >= 2 {
                 const $pixels: usize = 2;
                 let $at = &cursor.take::<$pixels>();
                 $tile;

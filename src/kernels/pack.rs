@@ -41,7 +41,7 @@ pub(crate) enum NarrowRule {
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the rule of one instruction set"))]
     Pairs,
     /// When no weight is -128: two products of int8 then fit 16 bits.
-    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "the rule of one instruction set"))]
+    #[cfg_attr(not(any(target_arch = "aarch64", target_arch = "arm")), allow(dead_code, reason = "the rule of one instruction set"))]
     NoMinimum,
 }
 
@@ -71,7 +71,10 @@ pub(crate) struct Block {
     pub columns: usize,
     lanes: usize,
     span: usize,
-    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "x86 loops go by groups, because theirs may be mixed"))]
+    #[cfg_attr(
+        not(any(target_arch = "aarch64", target_arch = "arm")),
+        allow(dead_code, reason = "x86 loops go by groups, because theirs may be mixed")
+    )]
     runs: Vec<Run>,
     offsets: Aligned<u32>,
     weights: Weights,
@@ -85,7 +88,7 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "as the field"))]
+    #[cfg_attr(not(any(target_arch = "aarch64", target_arch = "arm")), allow(dead_code, reason = "as the field"))]
     pub fn runs(&self) -> &[Run] {
         &self.runs
     }

@@ -299,6 +299,51 @@ fn rows_larger_than_a_chunk_and_deep_sums_equal_the_reference() {
     }
 }
 
+/// Sums at the ends of their range, products at the ends of `f32`'s and halfway between whole numbers: dense, with a residual,
+/// depthwise. Weights are zero, so a sum is its bias.
+#[test]
+fn requantization_equals_the_reference_at_its_edges() {
+    const SUMS: [i32; 12] = [0, 1, -1, 3, -5, 255, -77, 16_777_217, -16_777_219, i32::MAX, -i32::MAX, 1 << 30];
+    const FACTORS: [f32; 10] = [f32::MIN_POSITIVE, 1e-30, 3.0e-8, 0.003, 0.5, -0.5, 1.5, 2.0, 1e9, 1.152_921_5e18];
+    let (bias, multipliers): (Vec<i32>, Vec<f32>) = SUMS.iter().flat_map(|&sum| FACTORS.map(|factor| (sum, factor))).unzip();
+    let channels = bias.len();
+    let mut random = Random::new(11);
+    for kind in [Kind::Pointwise, Kind::Depthwise].into_iter().cycle().take(40) {
+        let depthwise = matches!(kind, Kind::Depthwise);
+        let layout = Layout::new(2, 3, channels);
+        let quant = random.quant();
+        let ratio = |random: &mut Random| random.pick(&[f32::MIN_POSITIVE, -f32::MIN_POSITIVE, 0.5, -0.25, 1.25, 3e8, -1e18]);
+        let add = AddQuant {
+            a_ratio: ratio(&mut random),
+            b_ratio: ratio(&mut random) * 1.000_000_2,
+            a_zero: quant.zero_point,
+            ..random.add_quant(0)
+        };
+        let residual = !depthwise && random.chance(2);
+        let case = ConvCase {
+            params: ConvParams {
+                input: if depthwise { layout } else { Layout::new(2, 3, 1) },
+                output: layout,
+                kernel: [1, 1],
+                stride: [1, 1],
+                dilation: [1, 1],
+                pad: [0, 0],
+                groups: if depthwise { channels } else { 1 },
+                input_zero: random.value(),
+                weights: vec![0; channels].leak(),
+                bias: bias.clone().leak(),
+                multipliers: multipliers.clone().leak(),
+                quant,
+                residual: residual.then_some((add, layout)),
+            },
+            input: random.values(6 * if depthwise { channels } else { 1 }),
+            residual: residual.then(|| random.values(6 * channels)),
+        };
+        let expected = case.expected();
+        Isa::supported().into_iter().for_each(|isa| assert!(case.run(isa, 1, false) == expected, "{} {:?}", isa.name(), case.params));
+    }
+}
+
 fn pool_case(random: &mut Random) -> (PoolParams, Vec<i8>) {
     let input = Layout::new(random.range(1..9), random.range(1..9), random.pick(&[1, 3, 16, 20, 35]));
     let kernel = if random.chance(3) { [input.height, input.width] } else { [random.range(1..4), random.range(1..4)] };

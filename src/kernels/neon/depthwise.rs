@@ -13,7 +13,7 @@
 //! Any other window takes its taps one pair after the other. Weights of -128 or beyond int8 go 16 bits wide.
 
 use super::super::conv::ConvParams;
-use super::super::depthwise::{DW_LANES, Depthwise};
+use super::super::depthwise::{DW_LANES, Depthwise, byte_taps as packed_taps};
 use super::super::stored::Aligned;
 use super::epilogue::{Finish, put_eight, scaled};
 use super::sdot_lanes;
@@ -23,7 +23,7 @@ use std::ops::Range;
 /// Byte weights, as the loops read them.
 #[derive(Clone, Debug)]
 pub(crate) struct ByteTaps {
-    /// `[lane block][tap][lane]`, an even number of taps, where every weight is above -128 and below 128.
+    /// See [`packed_taps`].
     plain: Option<Aligned<i8>>,
     /// `[lane block][output row of two][group of four input rows][kernel column][lane][4 rows]`, where every weight is an int8.
     dots: Option<Aligned<i8>>,
@@ -32,19 +32,9 @@ pub(crate) struct ByteTaps {
 impl ByteTaps {
     /// `weights[channel][tap]`; channels are filled up to `padded`. `slides`: the window is square and small.
     pub fn pack(params: &ConvParams, weights: &[Vec<i16>], padded: usize, slides: bool) -> ByteTaps {
-        let fit = |lowest: i16| weights.iter().flatten().all(|w| (lowest..=127).contains(w));
-        ByteTaps {
-            plain: fit(-127).then(|| Aligned::new(&plain(weights, padded))),
-            dots: (slides && fit(-128)).then(|| Aligned::new(&dots(params, weights, padded))),
-        }
+        let fit = weights.iter().flatten().all(|&w| i8::try_from(w).is_ok());
+        ByteTaps { plain: packed_taps(weights, padded), dots: (slides && fit).then(|| Aligned::new(&dots(params, weights, padded))) }
     }
-}
-
-fn plain(weights: &[Vec<i16>], padded: usize) -> Vec<i8> {
-    let taps = weights[0].len().next_multiple_of(2);
-    let weight = |channel: usize, tap: usize| weights.get(channel).and_then(|w| w.get(tap)).map_or(0, |&w| w as i8);
-    let blocks = (0..padded).step_by(DW_LANES);
-    blocks.flat_map(|first| (0..taps).flat_map(move |tap| (first..first + DW_LANES).map(move |c| weight(c, tap)))).collect()
 }
 
 fn dots(params: &ConvParams, weights: &[Vec<i16>], padded: usize) -> Vec<i8> {
