@@ -32,9 +32,14 @@ pub trait Draft: Send {
         None
     }
 
-    /// How many operators a chain has that it could join: 0 for what no chain can begin with.
+    /// Operators that run one after the other here.
     fn links(&self) -> usize {
-        0
+        1
+    }
+
+    /// True where a chain can go on behind it: what comes last is a convolution.
+    fn makes_rows(&self) -> bool {
+        false
     }
 
     /// Of a chain: bytes of the least window on its input that could take that one's place.
@@ -134,8 +139,8 @@ impl Draft for ConvDraft {
         Some(self)
     }
 
-    fn links(&self) -> usize {
-        1
+    fn makes_rows(&self) -> bool {
+        true
     }
 }
 

@@ -101,7 +101,7 @@ fn maker(lowering: &Lowering, reader: usize, outputs: &[usize]) -> Option<usize>
     let (first, writer) = others.next()?;
     let kept = lowering.records.get(first + 1..=reader)?.iter().all(|r| r.writes.iter().all(|w| !writer.reads.contains(w)));
     let whole = writer.writes == [input] && writer.layouts.last() == Some(&layout);
-    let fits = writer.reads.len() == 1 && writer.work.links() > 0 && writer.work.links() + record.work.links().max(1) <= MAKERS + 1;
+    let fits = writer.reads.len() == 1 && writer.work.makes_rows() && writer.work.links() + record.work.links() <= MAKERS + 1;
     (others.next().is_none() && kept && whole && fits).then_some(first)
 }
 
@@ -222,6 +222,10 @@ impl Draft for FusedDraft {
 
     fn links(&self) -> usize {
         self.links.len()
+    }
+
+    fn makes_rows(&self) -> bool {
+        self.links.last().is_some_and(|(work, _)| work.conv().is_some())
     }
 
     fn window_bytes(&self, layouts: &[Layout]) -> usize {
@@ -388,14 +392,40 @@ mod tests {
             let shape = [1, from, 60 + random.below(20), 5 + random.below(9)];
             let (input, size, stride) = (random.ty(), [1, 3, 7][random.below(3)], 1 + random.below(2));
             let (first, weights) = conv(random, [size, stride, size / 2], 1, [from, to], input);
-            let (kernel, pad) = [(2, 0), (3, 0), (3, 1)][random.below(3)];
-            let padding = Padding::Explicit(vec![pad; 4]);
-            let stride = vec![1 + random.below(3); 2];
-            let window = Window { kernel: vec![kernel; 2], stride, dilation: vec![1; 2], padding, ceil: random.below(2) == 0 };
-            let pool = Pool { window: Some(window), max: true, count_padding: false, channels_last: false, drop_axes: false };
-            let pool = Operator { name: "pool".into(), kind: Kind::Pool(pool), inputs: vec![first.output], output: first.output };
+            let pool = maximum(random, first.output);
             let steps = compare(random, &shape, input, &[(first, Some(weights)), (pool, None)], 1 + seed as usize % 3);
             assert!(steps.iter().any(|op| op.ends_with("rows into max pool")), "seed {seed}: {steps:?}");
+        }
+    }
+
+    fn maximum(random: &mut Random, ty: QuantizedType) -> Operator {
+        let (kernel, pad) = [(2, 0), (3, 0), (3, 1)][random.below(3)];
+        let padding = Padding::Explicit(vec![pad; 4]);
+        let stride = vec![1 + random.below(3); 2];
+        let window = Window { kernel: vec![kernel; 2], stride, dilation: vec![1; 2], padding, ceil: random.below(2) == 0 };
+        let pool = Pool { window: Some(window), max: true, count_padding: false, channels_last: false, drop_axes: false };
+        Operator { name: "pool".into(), kind: Kind::Pool(pool), inputs: vec![ty], output: ty }
+    }
+
+    #[test]
+    fn a_maximum_ends_a_chain() {
+        for seed in 0..20 {
+            let random = &mut Random(seed);
+            let (from, wide) = (1 + random.below(4), 4 + random.below(8));
+            let (input, shape) = (random.ty(), [1, from, 150 + random.below(20), 10]);
+            let (first, weights) = conv(random, [3, 1, 1], 1, [from, wide], input);
+            let ty = first.output;
+            let pool = maximum(random, ty);
+            let mut ops = vec![(first, Some(weights)), (pool, None)];
+            if random.below(2) == 0 {
+                ops.push((maximum(random, ty), None));
+            }
+            let (filter, b) = conv(random, [3, 1, 1], wide, [wide, wide], ty);
+            ops.push((filter, Some(b)));
+            project(random, &mut ops, wide, from);
+            let steps = compare(random, &shape, input, &ops, 1 + seed as usize % 2);
+            let with_maximum = steps.iter().filter(|op| op.ends_with("rows into max pool")).count();
+            assert!(with_maximum == 1 && !steps.iter().any(|op| op.contains("max pool, rows")), "seed {seed}: {steps:?}");
         }
     }
 }

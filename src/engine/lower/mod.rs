@@ -630,12 +630,15 @@ impl Work {
         }
     }
 
-    /// How many operators a chain has that it could join: 0 for what no chain can begin with.
     fn links(&self) -> usize {
         match self {
             Work::Kernel(draft) => draft.links(),
-            Work::Island(_) => 0,
+            Work::Island(_) => 1,
         }
+    }
+
+    fn makes_rows(&self) -> bool {
+        matches!(self, Work::Kernel(draft) if draft.makes_rows())
     }
 
     fn reads_layouts(&self) -> bool {
