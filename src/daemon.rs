@@ -1,7 +1,7 @@
 //! The daemon: builds the parts, connects them, reloads and ends them. What travels between them is in `lib.rs`.
 
 use crate::config::{Config, ConfigError, InferenceConfig};
-use crate::engine::{Stages, prune};
+use crate::engine::{Stages, cache_directory, prune};
 use crate::governor::Governor;
 use crate::intake::{Door, SourceDoor};
 use crate::metrics::Count;
@@ -246,12 +246,6 @@ impl Outlet for mqtt::Handle {
             warn!("a result on {topic} is lost: {e}");
         }
     }
-}
-
-/// Where packed weights are kept: the first of systemd's `CacheDirectory=`. Without one they are not.
-fn cache_directory() -> Option<PathBuf> {
-    let all = std::env::var_os("CACHE_DIRECTORY")?;
-    std::env::split_paths(&all).next().filter(|folder| folder.is_absolute())
 }
 
 /// Loads what the configuration names.

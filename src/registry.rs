@@ -1,7 +1,7 @@
 //! The models that are loaded now, each with its compiled steps, shared by all inference threads.
 
 use crate::config::model::ModelConfig;
-use crate::engine::{LoadError, Model};
+use crate::engine::{Engine, LoadError, Model};
 use crate::latency::Latencies;
 use crate::stage::{AlarmStates, Labels, Post, Pre};
 use std::collections::BTreeMap;
@@ -99,7 +99,7 @@ impl Registry {
 impl Loaded {
     fn new(config: &ModelConfig, cache: Option<&Path>) -> Result<Loaded, Unusable> {
         let wrong = |key: &str, message: String| Unusable::Configuration { model: config.name.clone(), key: key.into(), message };
-        let model = Model::load_cached(&config.path, &config.limits, cache).map_err(Unusable::Model)?;
+        let model = Model::load_for(&config.path, &config.limits, Engine::Native, cache).map_err(Unusable::Model)?;
         let labels = config.labels.as_deref().map(Labels::read).transpose().map_err(|e| wrong("labels", e))?;
         let pre = Pre::for_ports(&config.pre, model.inputs()).map_err(|p| wrong(&p.key, p.message))?;
         let post = Post::new(&config.post, labels.as_ref(), model.outputs(), model.inputs()).map_err(|p| wrong(&p.key, p.message))?;

@@ -1,7 +1,7 @@
 //! `jouled inspect`.
 
 use super::{Failure, output};
-use crate::engine::{Engine, Limits, Model};
+use crate::engine::{Engine, Limits, Model, cache_directory};
 use std::path::PathBuf;
 
 #[derive(clap::Args, Debug)]
@@ -42,5 +42,5 @@ impl std::fmt::Display for Plan {
 
 /// Loads a model for a command.
 pub fn load(path: &std::path::Path, limits: &Limits, engine: Engine) -> Result<Model, Failure> {
-    Model::load_for(path, limits, engine).map_err(|e| Failure::Model(e.to_string()))
+    Model::load_for(path, limits, engine, cache_directory().as_deref()).map_err(|e| Failure::Model(e.to_string()))
 }

@@ -56,7 +56,7 @@ pub use infer::{infer_once, read_output, write_input};
 pub use limits::Limits;
 pub use macs::{Shapes, macs};
 pub use model::{Engine, Model, Session};
-pub use packed::prune;
+pub use packed::{cache_directory, prune};
 pub use port::Port;
 pub use report::{EngineNode, NodeReport, Opset, PortReport, Report, RunsIn, TensorReport, Totals};
 pub use spread::{Spread, Stages};

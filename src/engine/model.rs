@@ -50,20 +50,11 @@ struct Inner {
 impl Model {
     /// Loads the ONNX file at `path`. Errors name the file, and the node with its operator where one is at fault.
     pub fn load(path: &Path, limits: &Limits) -> Result<Model, LoadError> {
-        Model::load_for(path, limits, Engine::Native)
+        Model::load_for(path, limits, Engine::Native, None)
     }
 
-    /// The same with packed weights that are kept in the folder `cache`: see [`super::packed`].
-    pub fn load_cached(path: &Path, limits: &Limits, cache: Option<&Path>) -> Result<Model, LoadError> {
-        Model::load_with(path, limits, Engine::Native, cache)
-    }
-
-    /// The same for another engine.
-    pub fn load_for(path: &Path, limits: &Limits, engine: Engine) -> Result<Model, LoadError> {
-        Model::load_with(path, limits, engine, None)
-    }
-
-    fn load_with(path: &Path, limits: &Limits, engine: Engine, cache: Option<&Path>) -> Result<Model, LoadError> {
+    /// The same for another engine, with packed weights that are kept in the folder `cache`: see [`super::packed`].
+    pub fn load_for(path: &Path, limits: &Limits, engine: Engine, cache: Option<&Path>) -> Result<Model, LoadError> {
         let name = path.display().to_string();
         let read = || read(path, limits.max_file);
         build_for(engine, |engine| build(read()?, &name, path.parent(), limits, engine, cache)).map_err(|cause| cause.of(&name))

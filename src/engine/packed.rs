@@ -22,6 +22,12 @@ const HEADER: usize = 256;
 const CHECKSUM: usize = HEADER - 4;
 const ENDING: &str = ".packed";
 
+/// Where packed weights are kept: the first of systemd's `CacheDirectory=`. Without one they are not.
+pub fn cache_directory() -> Option<PathBuf> {
+    let all = std::env::var_os("CACHE_DIRECTORY")?;
+    std::env::split_paths(&all).next().filter(|folder| folder.is_absolute())
+}
+
 /// The file of one model while it is loaded.
 pub struct Packed {
     path: PathBuf,
@@ -130,7 +136,7 @@ fn seal(mut made: NamedTempFile, header: &[u8; CHECKSUM], path: &Path) -> io::Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Limits, Model};
+    use crate::engine::{Engine, Limits, Model};
     use proptest::prelude::*;
 
     const MODELS: [&str; 2] = ["models/digits.onnx", "models/vibration.onnx"];
@@ -141,7 +147,7 @@ mod tests {
 
     /// What the model answers to some input, and whether all its weights came from `cache`.
     fn answer(name: &str, cache: Option<&Path>) -> (Vec<u8>, bool) {
-        let model = Model::load_cached(&model(name), &Limits::default(), cache).unwrap();
+        let model = Model::load_for(&model(name), &Limits::default(), Engine::Native, cache).unwrap();
         let mut session = model.session(1).unwrap();
         session.input_mut(0).iter_mut().enumerate().for_each(|(i, byte)| *byte = (i as u8).wrapping_mul(37));
         session.run().unwrap();
