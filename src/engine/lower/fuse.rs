@@ -166,14 +166,16 @@ impl FusedDraft {
         Ok(reaches)
     }
 
-    /// Rows that are done at once: as many as keep the windows in the nearest cache.
+    /// Rows that are done at once: as many as keep in the nearest cache the two windows that an operator works on, and in twice its
+    /// room all of them.
     fn rows(&self, output: &Layout) -> usize {
-        let bytes = |rows| -> usize {
+        let fit = |&rows: &usize| {
             let windows = self.links.iter().zip(self.reaches(rows).unwrap_or_default());
-            windows.map(|((_, made), (_, height))| height * made.row_stride()).sum()
+            let bytes: Vec<usize> = windows.map(|((_, made), (_, height))| height * made.row_stride()).collect();
+            bytes.windows(2).all(|two| two[0] + two[1] <= NEAR) && bytes.iter().sum::<usize>() <= bytes.len().min(2) * NEAR
         };
         let choices = (TOGETHER..output.height + TOGETHER).step_by(TOGETHER);
-        choices.take_while(|&rows| bytes(rows) <= NEAR).last().unwrap_or(TOGETHER).min(output.height)
+        choices.take_while(fit).last().unwrap_or(TOGETHER).min(output.height)
     }
 
     fn makers(&self, isa: Isa, pantry: &mut Pantry, input: Layout, reaches: Vec<(Reach, usize)>) -> Result<Vec<Maker>, kernels::Error> {
