@@ -223,13 +223,50 @@ mod tests {
     fn a_folder_that_cannot_be_used_keeps_no_model_from_loading() {
         let folder = tempfile::tempdir().unwrap();
         let expected = answer(MODELS[0], None).0;
-        assert_eq!(answer(MODELS[0], Some(&folder.path().join("none"))), (expected.clone(), false));
-        answer(MODELS[0], Some(folder.path()));
-        let path = only(folder.path());
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(answer(MODELS[0], Some(&file)), (expected.clone(), false));
+        assert_eq!(answer(MODELS[0], Some(&file.join("below"))), (expected.clone(), false));
+        let made = folder.path().join("is/made");
+        assert_eq!(answer(MODELS[0], Some(&made)), (expected.clone(), true));
+        let path = only(&made);
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         std::fs::write(path.join("in the way"), "").unwrap();
-        assert_eq!(answer(MODELS[0], Some(folder.path())), (expected, false));
+        assert_eq!(answer(MODELS[0], Some(&made)), (expected.clone(), false));
+    }
+
+    /// To open one for reading would wait for a writer.
+    #[test]
+    fn a_pipe_in_the_files_place_is_replaced() {
+        survives(|path| {
+            std::fs::remove_file(path).unwrap();
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
+        });
+    }
+
+    #[test]
+    fn another_version_another_instruction_set_and_another_program_pack_anew() {
+        for (ours, other) in [(env!("CARGO_PKG_VERSION"), "9"), (Isa::best().name(), "x"), ("bytes, ", "bytes, 1")] {
+            survives(|path| {
+                changed(path, |bytes| {
+                    let at = bytes.windows(ours.len()).position(|found| found == ours.as_bytes()).unwrap();
+                    assert!(at < CHECKSUM && bytes[at..].len() > other.len());
+                    bytes[at..at + other.len()].copy_from_slice(other.as_bytes());
+                });
+            });
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_file_for_which_the_disk_is_too_small() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut packed = Packed::open(folder.path(), &"0".repeat(64)).unwrap();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        packed.pantry = Pantry::Filling(Writer::new(BufWriter::new(full)));
+        packed.pantry.put("a key", |to| to.put(&[0i16; 100_000]));
+        packed.settle();
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
     }
 
     #[test]
