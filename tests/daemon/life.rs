@@ -59,7 +59,7 @@ fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 fn packed_weights_are_kept_for_the_next_start_and_go_with_their_model() {
     let dir = tempfile::tempdir().unwrap();
     let cache = || vec![("CACHE_DIRECTORY", dir.path().display().to_string())];
-    let good = config(no_broker(), "");
+    let good = config(no_broker(), "[inference]\ndrain = \"100ms\"\n");
     let count = |board: &Board, text: &str| board.log().matches(text).count();
     // Two at once, into one folder.
     let mut boards = [(); 2].map(|()| Board::start_with(&good, cache()));
@@ -82,7 +82,7 @@ fn packed_weights_are_kept_for_the_next_start_and_go_with_their_model() {
     board.write_config(&digits_alone);
     board.signal(Signal::HUP);
     eventually("one file removed", || files(dir.path()).len() == 1);
-    board.write_config(&good.replace("[[model]]\nname = \"digits\"", "[inference]\ncache = \"packed\"\n[[model]]\nname = \"digits\""));
+    board.write_config(&good.replace("drain", "cache = \"packed\"\ndrain"));
     board.signal(Signal::HUP);
     eventually("the configured folder filled", || files(&board.dir.path().join("packed")).len() == 2);
     assert!(board.stop().success(), "{}", board.log());
