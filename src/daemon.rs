@@ -1,7 +1,7 @@
 //! The daemon: builds the parts, connects them, reloads and ends them. What travels between them is in `lib.rs`.
 
 use crate::config::{Config, ConfigError, InferenceConfig};
-use crate::engine::{Stages, cache_directory, prune};
+use crate::engine::{Stages, prune};
 use crate::governor::Governor;
 use crate::intake::{Door, SourceDoor};
 use crate::metrics::Count;
@@ -250,7 +250,7 @@ impl Outlet for mqtt::Handle {
 
 /// Loads what the configuration names.
 fn setup(config: &Config) -> Result<Setup, Refused> {
-    let cache = cache_directory();
+    let cache = config.inference.cache();
     let registry = Registry::load(&config.models, cache.as_deref()).map_err(Refused::Models)?;
     if let Some(folder) = cache {
         prune(&folder, |digest| registry.iter().any(|loaded| loaded.model.digest() == digest));

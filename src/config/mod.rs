@@ -7,6 +7,7 @@ pub mod problems;
 pub mod value;
 
 use crate::codec::DecodeLimits;
+use crate::engine::cache_directory;
 use crate::governor::GovernorConfig;
 use crate::mqtt;
 use crate::queue::QueueConfig;
@@ -55,11 +56,15 @@ pub struct InferenceConfig {
     pub stages: usize,
     /// How long a stopping daemon goes on to answer what is in its queue. Default 10 s.
     pub drain: Span,
+    /// The folder, of this daemon alone, that keeps packed weights for the next start; empty: none does. Default: the one that systemd
+    /// gives the service (`CacheDirectory=`), where it gives one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
 }
 
 impl Default for InferenceConfig {
     fn default() -> InferenceConfig {
-        InferenceConfig { workers: 1, threads: 1, cores: Vec::new(), stages: 1, drain: Span::secs(10) }
+        InferenceConfig { workers: 1, threads: 1, cores: Vec::new(), stages: 1, drain: Span::secs(10), cache: None }
     }
 }
 
@@ -144,6 +149,7 @@ impl Config {
 
     /// Takes relative paths from `folder`.
     pub fn resolve(&mut self, folder: &Path) {
+        self.inference.resolve(folder);
         self.models.iter_mut().for_each(|model| model.resolve(folder));
         self.sources.iter_mut().for_each(|source| source.resolve(folder));
     }
@@ -211,6 +217,17 @@ pub(crate) fn unknown_model<'a>(name: &str, known: impl Iterator<Item = &'a str>
 }
 
 impl InferenceConfig {
+    /// The folder of packed weights, if there is to be one.
+    pub fn cache(&self) -> Option<PathBuf> {
+        self.cache.clone().or_else(cache_directory).filter(|folder| !folder.as_os_str().is_empty())
+    }
+
+    fn resolve(&mut self, folder: &Path) {
+        if let Some(cache) = self.cache.as_mut().filter(|cache| !cache.as_os_str().is_empty()) {
+            *cache = folder.join(&*cache);
+        }
+    }
+
     fn check(&self, at: &mut Checker) {
         for (key, value) in [("workers", self.workers), ("threads", self.threads)] {
             at.expect((1..=64).contains(&value), key, || format!("expected 1 to 64, found {value}"));
@@ -286,6 +303,18 @@ mod tests {
         assert!(problems("stages = 0")[0].contains("at least 1"));
         let all = problems("stages = 2\nthreads = 2");
         assert!(all.len() == 3 && all[0].contains("a CPU of `cores` (0)") && all[1].contains("a worker (1)"), "{all:?}");
+    }
+
+    #[test]
+    fn the_cache_lies_where_it_is_configured_and_nowhere_where_that_is_empty() {
+        let resolved = |inference: &str| {
+            let mut config: InferenceConfig = toml::from_str(inference).unwrap();
+            config.resolve(Path::new("/etc/jouled"));
+            config.cache()
+        };
+        assert_eq!(resolved("cache = 'packed'"), Some("/etc/jouled/packed".into()));
+        assert_eq!(resolved("cache = '/var/tmp'"), Some("/var/tmp".into()));
+        assert_eq!(resolved("cache = ''"), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::quantized::product::{Numbers, Product};
 use super::quantized::window::Fitted;
 use super::quantized::{Array, Kind, Operator, QuantizedType};
 use super::recognize::{Context, Weights};
-use crate::kernels::{self, DynamicParams, Layout, Order, reference};
+use crate::kernels::{self, DynamicParams, Layout, Order, Pantry, reference};
 use serde::{Deserialize, Serialize};
 
 /// One dynamically quantized operator with everything but its input and weights.
@@ -188,9 +188,9 @@ impl Dynamic {
         let (placed, op) = (self.place(shape, weights)?, self.clone());
         let made = self.shape(&[shape.to_vec(), weights.shape.clone()])?;
         let image = placed.input.with_border(placed.conv.padding(&self.product, &placed.fitted, [placed.input, placed.output]));
-        let draft = Fixed(move |isa| {
+        let draft = Fixed(move |isa, pantry: &mut Pantry| {
             let numbers = placed.conv.numbers(&op.product, &placed.weights);
-            kernels::Dynamic::prepare(isa, &op.params(&placed, image, placed.order, &numbers))
+            kernels::Dynamic::prepare(isa, &op.params(&placed, image, placed.order, &numbers), pantry)
         });
         to.push_native(Box::new(draft), input, &made)
     }

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Instant, UNIX_EPOCH};
 use tempfile::NamedTempFile;
 
 const HEADER: usize = 256;
@@ -31,6 +31,7 @@ pub fn cache_directory() -> Option<PathBuf> {
 /// The file of one model while it is loaded.
 pub struct Packed {
     path: PathBuf,
+    begun: Instant,
     header: [u8; CHECKSUM],
     /// What becomes the file.
     made: Option<NamedTempFile>,
@@ -41,21 +42,22 @@ pub struct Packed {
 impl Packed {
     /// Opens the file in `folder` of the model with this digest, or begins to make it. `None`, said in the log, where neither can be.
     pub fn open(folder: &Path, digest: &str) -> Option<Packed> {
-        let path = folder.join(format!("{digest}{ENDING}"));
+        let (path, begun) = (folder.join(format!("{digest}{ENDING}")), Instant::now());
         let cannot = |e: io::Error| log::warn!("{}: packed weights cannot be kept: {e}", path.display());
         let header = header(digest).map_err(cannot).ok()?;
         match read(&path, &header) {
-            Ok(reader) => return Some(Packed { path, header, made: None, pantry: Pantry::Stocked(reader) }),
+            Ok(reader) => return Some(Packed { path, begun, header, made: None, pantry: Pantry::Stocked(reader) }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => log::info!("{}: weights are packed anew: {e}", path.display()),
         }
         let begin = || {
+            std::fs::create_dir_all(folder)?;
             let mut made = NamedTempFile::with_prefix_in(TEMPORARY, folder)?;
             made.write_all(&[0; HEADER])?;
             Ok((Writer::new(BufWriter::new(made.reopen().and_then(at_end)?)), made))
         };
         let (writer, made) = begin().map_err(cannot).ok()?;
-        Some(Packed { path, header, made: Some(made), pantry: Pantry::Filling(writer) })
+        Some(Packed { path, begun, header, made: Some(made), pantry: Pantry::Filling(writer) })
     }
 
     /// The model is loaded: puts a new file in its place, takes a bad one away.
@@ -63,13 +65,15 @@ impl Packed {
         let path = self.path.display();
         let outcome = match (self.pantry, self.made) {
             (Pantry::Filling(writer), Some(made)) => {
-                writer.finish().and_then(|()| seal(made, &self.header, &self.path)).map(|()| "kept in")
+                writer.finish().and_then(|()| seal(made, &self.header, &self.path)).map(|bytes| (bytes, "packed and kept in"))
             }
-            (Pantry::Stocked(reader), _) if reader.is_empty() => Ok("taken from"),
+            (Pantry::Stocked(reader), _) if reader.is_empty() => Ok((reader.at(), "taken from")),
             _ => std::fs::remove_file(&self.path).and(Err(io::Error::other("it holds something else"))),
         };
         match outcome {
-            Ok(what) => log::info!("packed weights {what} {path}"),
+            Ok((bytes, what)) => {
+                log::info!("{:.1} MB of weights {what} {path} in {:.0?}", bytes as f64 / 1e6, self.begun.elapsed());
+            }
             Err(e) => log::warn!("{path}: packed weights are not kept: {e}"),
         }
     }
@@ -95,7 +99,8 @@ const TEMPORARY: &str = ".jouled-packing-";
 
 /// Which model, program and instruction set. A program is known by its file: another build may pack otherwise.
 fn header(digest: &str) -> io::Result<[u8; CHECKSUM]> {
-    let program = std::env::current_exe()?.metadata()?;
+    // The link leads to the program that runs even where another has taken its name.
+    let program = std::fs::metadata("/proc/self/exe")?;
     let changed = program.modified()?.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let (isa, version, length) = (Isa::best().name(), env!("CARGO_PKG_VERSION"), program.len());
     let text = format!("jouled {version} of {length} bytes, {changed}\npacked weights for {isa}\n{digest}\n");
@@ -105,8 +110,15 @@ fn header(digest: &str) -> io::Result<[u8; CHECKSUM]> {
 }
 
 fn read(path: &Path, header: &[u8; CHECKSUM]) -> io::Result<Reader> {
-    let mapping = Mapping::new(&File::open(path)?)?;
     let wrong = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
+    let about = std::fs::metadata(path)?;
+    if !about.is_file() {
+        return Err(wrong("it is not a regular file"));
+    }
+    if about.len() < HEADER as u64 {
+        return Err(wrong("it is too short"));
+    }
+    let mapping = Mapping::new(&File::open(path)?)?;
     let (found, rest) = mapping.bytes().split_at_checked(HEADER).ok_or(wrong("it is too short"))?;
     if found[..CHECKSUM] != header[..] {
         return Err(wrong("it was made by another program or for another model"));
@@ -122,15 +134,18 @@ fn at_end(mut file: File) -> io::Result<File> {
     Ok(file)
 }
 
-/// Completes the header, waits until all is on the disk, and gives the file its name.
-fn seal(mut made: NamedTempFile, header: &[u8; CHECKSUM], path: &Path) -> io::Result<()> {
-    let checksum = crc32fast::hash(&Mapping::new(made.as_file())?.bytes()[HEADER..]);
+/// Completes the header, waits until all is on the disk, and gives the file its name. Returns how long it is.
+fn seal(mut made: NamedTempFile, header: &[u8; CHECKSUM], path: &Path) -> io::Result<usize> {
+    let (bytes, checksum) = {
+        let mapping = Mapping::new(made.as_file())?;
+        (mapping.bytes().len(), crc32fast::hash(&mapping.bytes()[HEADER..]))
+    };
     made.seek(SeekFrom::Start(0))?;
     made.write_all(header)?;
     made.write_all(&checksum.to_le_bytes())?;
     made.as_file().sync_all()?;
     made.persist(path)?;
-    Ok(())
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -208,13 +223,50 @@ mod tests {
     fn a_folder_that_cannot_be_used_keeps_no_model_from_loading() {
         let folder = tempfile::tempdir().unwrap();
         let expected = answer(MODELS[0], None).0;
-        assert_eq!(answer(MODELS[0], Some(&folder.path().join("none"))), (expected.clone(), false));
-        answer(MODELS[0], Some(folder.path()));
-        let path = only(folder.path());
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(answer(MODELS[0], Some(&file)), (expected.clone(), false));
+        assert_eq!(answer(MODELS[0], Some(&file.join("below"))), (expected.clone(), false));
+        let made = folder.path().join("is/made");
+        assert_eq!(answer(MODELS[0], Some(&made)), (expected.clone(), true));
+        let path = only(&made);
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         std::fs::write(path.join("in the way"), "").unwrap();
-        assert_eq!(answer(MODELS[0], Some(folder.path())), (expected, false));
+        assert_eq!(answer(MODELS[0], Some(&made)), (expected.clone(), false));
+    }
+
+    /// To open one for reading would wait for a writer.
+    #[test]
+    fn a_pipe_in_the_files_place_is_replaced() {
+        survives(|path| {
+            std::fs::remove_file(path).unwrap();
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
+        });
+    }
+
+    #[test]
+    fn another_version_another_instruction_set_and_another_program_pack_anew() {
+        for (ours, other) in [(env!("CARGO_PKG_VERSION"), "9"), (Isa::best().name(), "x"), ("bytes, ", "bytes, 1")] {
+            survives(|path| {
+                changed(path, |bytes| {
+                    let at = bytes.windows(ours.len()).position(|found| found == ours.as_bytes()).unwrap();
+                    assert!(at < CHECKSUM && bytes[at..].len() > other.len());
+                    bytes[at..at + other.len()].copy_from_slice(other.as_bytes());
+                });
+            });
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_file_for_which_the_disk_is_too_small() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut packed = Packed::open(folder.path(), &"0".repeat(64)).unwrap();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        packed.pantry = Pantry::Filling(Writer::new(BufWriter::new(full)));
+        packed.pantry.put("a key", |to| to.put(&[0i16; 100_000]));
+        packed.settle();
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::depthwise::Depthwise;
 use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack};
-use super::pantry::{Keep, Pantry, Reader, Writer};
+use super::pantry::{Pantry, Reader, Writer};
 use super::winograd::{Job, Winograd};
 use super::{AddQuant, Error, Isa, Layout, OutputQuant, SLACK, check_multiplier, load, store, with_kernel};
 use std::ops::Range;
@@ -56,12 +56,30 @@ impl ConvParams<'_> {
 
     /// Multiply-accumulates of one run; taps on the padding count.
     pub fn macs(&self) -> u64 {
-        (self.output.height * self.output.width * self.weights.len()) as u64
+        let weights = self.output.channels * (self.input.channels / self.groups) * self.kernel[0] * self.kernel[1];
+        (self.output.height * self.output.width * weights) as u64
     }
 
     /// What packed weights depend on besides the numbers themselves.
-    fn key(&self, isa: Isa) -> String {
-        format!("{} {:?}", isa.name(), ConvParams { weights: &[], bias: &[], multipliers: &[], ..self.clone() })
+    fn key(&self, isa: Isa, sums: bool) -> String {
+        let bare = ConvParams { weights: &[], bias: &[], multipliers: &[], ..self.clone() };
+        format!("{} {} {bare:?}", isa.name(), if sums { "sums" } else { "bytes" })
+    }
+
+    /// Output channels of each block of a dense convolution, with their group: at most [`LANES`] each.
+    fn blocks(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let channels = self.output.channels / self.groups;
+        (0..self.groups).flat_map(move |group| {
+            let (start, end) = (group * channels, (group + 1) * channels);
+            (start..end).step_by(LANES).map(move |first| (group, first..(first + LANES).min(end)))
+        })
+    }
+
+    /// Input bytes from the first tap of the last window.
+    fn room(&self) -> usize {
+        let [step_y, step_x] = self.steps();
+        let windows = Grid { base: self.origin(), step_y, step_x };
+        self.input.bytes().saturating_sub(windows.last(self.output.height, self.output.width))
     }
 
     pub(crate) fn is_depthwise(&self) -> bool {
@@ -85,6 +103,20 @@ impl ConvParams<'_> {
 
     /// Fails where a size does not fit, a weight or scale is out of range, or the input lacks its border.
     pub(crate) fn check(&self) -> Result<(), Error> {
+        self.check_shape()?;
+        let weights = [self.output.channels, self.input.channels / self.groups, self.kernel[0], self.kernel[1]];
+        let weights = weights.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
+        equal("weights", weights, self.weights.len())?;
+        equal("biases", self.output.channels, self.bias.len())?;
+        equal("scales", self.output.channels, self.multipliers.len())?;
+        if let Some(index) = self.weights.iter().position(|w| !(-255..=255).contains(w)) {
+            return Err(Error::Weight { index, found: self.weights[index] });
+        }
+        self.multipliers.iter().try_for_each(|&m| check_multiplier(m))
+    }
+
+    /// The part of [`ConvParams::check`] that looks at no weight, bias or multiplier.
+    fn check_shape(&self) -> Result<(), Error> {
         self.input.check()?;
         self.output.check()?;
         for axis in 0..2 {
@@ -95,15 +127,6 @@ impl ConvParams<'_> {
         positive("groups", self.groups)?;
         equal("input channels modulo groups", 0, self.input.channels % self.groups)?;
         equal("output channels modulo groups", 0, self.output.channels % self.groups)?;
-        let weights = [self.output.channels, self.input.channels / self.groups, self.kernel[0], self.kernel[1]];
-        let weights = weights.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
-        equal("weights", weights, self.weights.len())?;
-        equal("biases", self.output.channels, self.bias.len())?;
-        equal("scales", self.output.channels, self.multipliers.len())?;
-        if let Some(index) = self.weights.iter().position(|w| !(-255..=255).contains(w)) {
-            return Err(Error::Weight { index, found: self.weights[index] });
-        }
-        self.multipliers.iter().try_for_each(|&m| check_multiplier(m))?;
         self.quant.check()?;
         self.check_border()?;
         self.residual.as_ref().map_or(Ok(()), |(add, layout)| self.check_residual(add, layout))
@@ -341,20 +364,43 @@ impl Conv {
         Conv::pack(isa, params, false, pantry)
     }
 
-    /// The same for [`Conv::run_sums`]; multipliers, range and zero point of the output do not matter then.
-    pub(crate) fn prepare_sums(isa: Isa, params: &ConvParams) -> Result<Conv, Error> {
-        Conv::pack(isa, params, true, &mut Pantry::Closed)
+    /// What [`Conv::prepare_from`] takes from `pantry`, without a look at weights, biases and multipliers; `None` where it would
+    /// pack.
+    pub fn kept(isa: Isa, params: &ConvParams, pantry: &mut Pantry) -> Option<Conv> {
+        Conv::take(isa, params, false, pantry)
+    }
+
+    /// [`Conv::prepare_from`] for [`Conv::run_sums`]; multipliers, range and zero point of the output do not matter then.
+    pub(crate) fn prepare_sums(isa: Isa, params: &ConvParams, pantry: &mut Pantry) -> Result<Conv, Error> {
+        Conv::pack(isa, params, true, pantry)
+    }
+
+    fn take(isa: Isa, params: &ConvParams, sums: bool, pantry: &mut Pantry) -> Option<Conv> {
+        if params.is_depthwise() || params.check_shape().is_err() {
+            return None;
+        }
+        let take = |from: &mut Reader| with_kernel!(isa, k => Body::take(k, from, params, sums));
+        Some(Conv::of(isa, params, sums, pantry.take(&params.key(isa, sums), take)?))
     }
 
     fn pack(isa: Isa, params: &ConvParams, sums: bool, pantry: &mut Pantry) -> Result<Conv, Error> {
+        if let Some(kept) = Conv::take(isa, params, sums, pantry) {
+            return Ok(kept);
+        }
         params.check()?;
-        let make = || with_kernel!(isa, k => if sums { dense(k, params) } else { body(k, params) });
+        let body = with_kernel!(isa, k => if sums { dense(k, params) } else { body(k, params) })?;
         // Depthwise weights are few.
-        let body = if params.is_depthwise() { make()? } else { pantry.keep(&params.key(isa), |body| body.fits(params), make)? };
+        if !params.is_depthwise() {
+            pantry.put(&params.key(isa, sums), |to| body.put(to));
+        }
+        Ok(Conv::of(isa, params, sums, body))
+    }
+
+    fn of(isa: Isa, params: &ConvParams, sums: bool, body: Body) -> Conv {
         let kernel_rows = (params.kernel[0] - 1) * params.dilation[0] + 1;
         let row = params.input.row_stride();
         let rows = (CHUNK_ELEMENTS / row).saturating_sub(kernel_rows) / params.stride[0] + 1;
-        Ok(Conv {
+        Conv {
             isa,
             body,
             input: params.input,
@@ -368,7 +414,7 @@ impl Conv {
             residual: params.residual,
             sums,
             macs: params.macs(),
-        })
+        }
     }
 
     /// Bytes of scratch that one thread's [`Conv::run`] needs.
@@ -547,44 +593,35 @@ impl Conv {
     }
 }
 
-impl Keep for Body {
+/// What a kept body is.
+const DENSE: u32 = 0;
+const WINOGRAD: u32 = 1;
+
+impl Body {
     fn put(&self, to: &mut Writer) {
         match self {
             Body::Dense { blocks, .. } => {
-                to.put(&[blocks.len() as u32]);
+                to.put(&[DENSE]);
                 blocks.iter().for_each(|block| block.put(to));
             }
             Body::Winograd(wg) => {
-                to.put::<u32>(&[]);
+                to.put(&[WINOGRAD]);
                 wg.put(to);
             }
             Body::Depthwise(_) => unreachable!("not kept"),
         }
     }
 
-    fn take(from: &mut Reader) -> Option<Body> {
-        match from.take::<u32>()?.as_slice() {
-            [] => Some(Body::Winograd(Box::new(Winograd::take(from)?))),
-            [count] => Some(Body::dense((0..*count).map(|_| Block::take(from)).collect::<Option<_>>()?)),
-            _ => None,
-        }
-    }
-}
-
-impl Body {
-    /// True where the kept weights are as many as `params` need, and windows stay inside the input.
-    fn fits(&self, params: &ConvParams) -> bool {
-        let (depth, channels) = (params.input.channels, params.output.channels);
-        let last = Grid { base: params.origin(), step_y: params.steps()[0], step_x: params.steps()[1] };
-        let room = params.input.bytes().saturating_sub(last.last(params.output.height, params.output.width));
-        match self {
-            Body::Dense { blocks, .. } => {
-                let columns = blocks.iter().map(|block| block.columns).sum::<usize>();
-                let inside = |block: &Block| block.channel + block.columns <= channels && block.span() <= room;
-                columns == channels && blocks.iter().all(inside)
+    /// `None` where it is not what `kernel` could have made of these parameters.
+    fn take<K: Kernel>(_: K, from: &mut Reader, params: &ConvParams, sums: bool) -> Option<Body> {
+        match from.take_exactly()? {
+            [DENSE] => {
+                let room = params.room();
+                let blocks = params.blocks().map(|(_, channels)| Block::take(from, &K::STYLE, channels, room));
+                Some(Body::dense(blocks.collect::<Option<_>>()?))
             }
-            Body::Winograd(wg) => wg.depth == depth && wg.blocks.last().map_or(0, |block| block.channel + block.columns) == channels,
-            Body::Depthwise(_) => false,
+            [WINOGRAD] if K::WINOGRAD && !sums => Some(Body::Winograd(Box::new(Winograd::take(from, params)?))),
+            _ => None,
         }
     }
 
@@ -608,21 +645,16 @@ fn body<K: Kernel>(kernel: K, params: &ConvParams) -> Result<Body, Error> {
 
 fn dense<K: Kernel>(_: K, params: &ConvParams) -> Result<Body, Error> {
     let mut blocks = Vec::new();
-    let out_per_group = params.output.channels / params.groups;
-    for group in 0..params.groups {
-        let stretches = stretches(params, group);
-        for first in (0..out_per_group).step_by(LANES) {
-            let channels = group * out_per_group + first..group * out_per_group + (first + LANES).min(out_per_group);
-            let weights: Vec<Vec<i16>> = channels.clone().map(|o| taps_first(params, o)).collect();
-            let columns = Columns {
-                channel: channels.start,
-                weights: &weights,
-                bias: &params.bias[channels.clone()],
-                multipliers: &params.multipliers[channels],
-                input_zero: params.input_zero,
-            };
-            blocks.push(pack(&K::STYLE, &stretches, &columns)?);
-        }
+    for (group, channels) in params.blocks() {
+        let weights: Vec<Vec<i16>> = channels.clone().map(|o| taps_first(params, o)).collect();
+        let columns = Columns {
+            channel: channels.start,
+            weights: &weights,
+            bias: &params.bias[channels.clone()],
+            multipliers: &params.multipliers[channels],
+            input_zero: params.input_zero,
+        };
+        blocks.push(pack(&K::STYLE, &stretches(params, group), &columns)?);
     }
     Ok(Body::dense(blocks))
 }

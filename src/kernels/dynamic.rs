@@ -13,6 +13,7 @@
 use super::compiled::Loops;
 use super::conv::{Conv, ConvParams, equal, taps_first};
 use super::dense::{Element, Import, Order};
+use super::pantry::Pantry;
 use super::rows::{STEP, step_at};
 use super::{Error, Isa, Layout, check_scale, load};
 use std::ops::Range;
@@ -90,12 +91,14 @@ impl Channel {
 const SUMS: usize = 4 << 10;
 
 impl Dynamic {
-    pub fn prepare(isa: Isa, params: &DynamicParams) -> Result<Dynamic, Error> {
+    /// Checks `params` and packs them for `isa`, or takes packed weights from `pantry`.
+    pub fn prepare(isa: Isa, params: &DynamicParams, pantry: &mut Pantry) -> Result<Dynamic, Error> {
         params.check()?;
+        params.conv.check()?;
         let (image, output) = (params.conv.input, params.conv.output);
         let sums = match params.conv.is_depthwise() {
-            true => Sums::Depthwise(Box::new(Depthwise::new(&params.conv)?)),
-            false => Sums::Dense(Box::new(Conv::prepare_sums(isa, &params.conv)?)),
+            true => Sums::Depthwise(Box::new(Depthwise::new(&params.conv))),
+            false => Sums::Dense(Box::new(Conv::prepare_sums(isa, &params.conv, pantry)?)),
         };
         let import = Import::prepare(isa, params.order, Element::Float { scale: 1.0, zero_point: 0 }, image, 0)?;
         let channel = |o: usize| Channel {
@@ -201,20 +204,20 @@ struct Depthwise {
 }
 
 impl Depthwise {
-    fn new(params: &ConvParams) -> Result<Depthwise, Error> {
-        params.check()?;
+    /// `params` were checked.
+    fn new(params: &ConvParams) -> Depthwise {
         let [height, width] = params.kernel;
         let (channels, taps) = (params.output.channels, height * width);
         let weight = |tap: usize, c: usize| if c < channels { params.weights[c * taps + tap] } else { 0 };
         let step = |tap: usize, first: usize| std::array::from_fn(|lane| weight(tap, first + lane));
-        Ok(Depthwise {
+        Depthwise {
             weights: (0..taps).flat_map(|tap| (0..channels).step_by(STEP).map(move |first| step(tap, first))).collect(),
             taps: (0..taps).map(|tap| params.tap(tap / width, tap % width)).collect(),
             origin: params.origin(),
             steps: params.steps(),
             width: params.output.width,
             channels,
-        })
+        }
     }
 }
 
@@ -351,7 +354,7 @@ mod tests {
             );
             let input = ordered(order, shape, &input);
             for isa in Isa::supported() {
-                let op = match Dynamic::prepare(isa, &params) {
+                let op = match Dynamic::prepare(isa, &params, &mut Pantry::Closed) {
                     Err(Error::Accumulator { .. } | Error::Scale { .. }) => break,
                     op => op.unwrap(),
                 };

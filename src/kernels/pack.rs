@@ -19,9 +19,10 @@
 //!
 //! The input's zero point is folded into the bias, the requantization factors lie beside it, both in lane order.
 
-use super::pantry::{Keep, Reader, Writer};
+use super::pantry::{Reader, Writer};
 use super::stored::Aligned;
 use super::{Error, widen};
+use std::ops::Range;
 
 /// Input bytes that one broadcast covers.
 pub(crate) const GROUP: usize = 4;
@@ -133,13 +134,7 @@ impl Block {
             Weights::Mixed(narrow, wide) => narrow.as_slice().len() + 2 * wide.as_slice().len(),
         }
     }
-}
-
-impl Keep for Block {
-    fn put(&self, to: &mut Writer) {
-        let head = [self.channel as u32, self.columns as u32, self.lanes as u32, u32::from(self.loud)];
-        to.put(&head);
-        to.put(&self.order.map(|column| column as u32));
+    pub fn put(&self, to: &mut Writer) {
         to.put(self.offsets());
         let (none, empty) = (Aligned::new(&[]), Aligned::new(&[]));
         let (narrow, wide) = match &self.weights {
@@ -151,24 +146,30 @@ impl Keep for Block {
         to.put(wide.as_slice());
         to.put(&self.bias);
         to.put(&self.scale);
+        to.put(&[u32::from(self.loud)]);
     }
 
-    fn take(from: &mut Reader) -> Option<Block> {
-        let [channel, columns, lanes, loud] = from.take_exactly::<u32, 4>()?.map(|n| n as usize);
-        let order = from.take_exactly::<u32, LANES>()?.map(|column| column as usize);
+    /// What [`Block::put`] wrote of a block of these output channels; `None` unless it is what unsafe loops rely on, with windows of
+    /// at most `room` bytes.
+    pub fn take(from: &mut Reader, style: &Style, channels: Range<usize>, room: usize) -> Option<Block> {
+        let (channel, columns) = (channels.start, channels.len());
+        let (lanes, order) = style.lanes(columns);
         let (offsets, narrow, wide) = (from.take::<u32>()?, from.take::<i8>()?, from.take::<i16>()?);
-        let (bias, scale) = (from.take_exactly()?, from.take_exactly()?);
+        let (bias, scale, [loud]) = (from.take_exactly()?, from.take_exactly()?, from.take_exactly::<u32, 1>()?);
+        let inside = offsets.as_slice().iter().all(|&offset| (offset as usize).checked_add(GROUP).is_some_and(|end| end <= room));
+        let lengths = [narrow.as_slice().len(), wide.as_slice().len()];
+        let whole = lengths.iter().all(|length| length.is_multiple_of(lanes * GROUP));
+        if !inside || !whole || lengths[0] / (lanes * GROUP) + lengths[1] / (lanes * GROUP) != offsets.as_slice().len() {
+            return None;
+        }
         let (runs, span) = runs(offsets.as_slice());
-        let whole = narrow.as_slice().len() + wide.as_slice().len() == offsets.as_slice().len() * lanes * GROUP;
-        let sound = [LANES / 2, LANES].contains(&lanes) && (1..=lanes).contains(&columns) && order.iter().all(|&c| c < LANES);
-        let grouped = narrow.as_slice().len().is_multiple_of(lanes.max(1) * GROUP);
-        let weights = match (narrow.as_slice().is_empty(), wide.as_slice().is_empty()) {
-            (false, true) => Weights::Narrow(narrow),
-            (true, false) => Weights::Wide(wide),
+        let weights = match lengths {
+            [0, 0] => return None,
+            [_, 0] => Weights::Narrow(narrow),
+            [0, _] => Weights::Wide(wide),
             _ => Weights::Mixed(narrow, wide),
         };
-        let loud = loud != 0;
-        (whole && sound && grouped).then_some(Block { channel, columns, lanes, span, runs, offsets, weights, loud, order, bias, scale })
+        Some(Block { channel, columns, lanes, span, runs, offsets, weights, loud: loud != 0, order, bias, scale })
     }
 }
 
@@ -197,11 +198,17 @@ pub(crate) struct Style {
     pub order: [usize; LANES],
 }
 
+impl Style {
+    /// Lanes of a block of so many columns, and the column that each holds.
+    fn lanes(&self, columns: usize) -> (usize, [usize; LANES]) {
+        if columns <= LANES / 2 { (LANES / 2, std::array::from_fn(|i| i)) } else { (LANES, self.order) }
+    }
+}
+
 /// Packs one block.
 pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> Result<Block, Error> {
     let count = columns.weights.len();
-    let lanes = if count <= LANES / 2 { LANES / 2 } else { LANES };
-    let order: [usize; LANES] = if lanes == LANES { style.order } else { std::array::from_fn(|i| i) };
+    let (lanes, order) = style.lanes(count);
     let groups = groups(stretches, columns.weights, &order[..lanes]);
     let (offsets, weights) = choose(style.rule, groups);
     let (runs, span) = runs(&offsets);

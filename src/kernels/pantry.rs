@@ -7,7 +7,6 @@
 //! Numbers have the machine's own order of bytes. Whoever keeps the bytes sees to it that they come back to the same model, program
 //! and instruction set, and undamaged; what is read is checked nevertheless, so that no array is shorter than its user believes.
 
-use super::Error;
 use super::stored::{Aligned, LINE, Number, Stable, bytes_of};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -38,40 +37,23 @@ pub struct Reader {
     at: usize,
 }
 
-/// What can be kept.
-pub(crate) trait Keep: Sized {
-    fn put(&self, to: &mut Writer);
-
-    /// `None` where the arrays do not fit together.
-    fn take(from: &mut Reader) -> Option<Self>;
-}
-
 impl Pantry {
-    /// What was kept under `key`, which says what it was made for, if it `fits`; else what `make` makes.
-    pub(crate) fn keep<T: Keep>(
-        &mut self,
-        key: &str,
-        fits: impl Fn(&T) -> bool,
-        make: impl FnOnce() -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        match self {
-            Pantry::Closed | Pantry::Spoilt => make(),
-            Pantry::Filling(writer) => {
-                let made = make()?;
-                writer.bytes(key.as_bytes());
-                made.put(writer);
-                Ok(made)
-            }
-            Pantry::Stocked(reader) => {
-                let same = reader.bytes().is_some_and(|found| found == key.as_bytes());
-                match same.then(|| T::take(reader)).flatten().filter(fits) {
-                    Some(kept) => Ok(kept),
-                    None => {
-                        *self = Pantry::Spoilt;
-                        make()
-                    }
-                }
-            }
+    /// What `take` reads of what was put in under `key`, which says what it was made for; nothing more once something is not there.
+    pub(crate) fn take<T>(&mut self, key: &str, take: impl FnOnce(&mut Reader) -> Option<T>) -> Option<T> {
+        let Pantry::Stocked(reader) = self else { return None };
+        let same = reader.bytes().is_some_and(|found| found == key.as_bytes());
+        let taken = if same { take(reader) } else { None };
+        if taken.is_none() {
+            *self = Pantry::Spoilt;
+        }
+        taken
+    }
+
+    /// Keeps what `put` writes under `key`, where anything is kept.
+    pub(crate) fn put(&mut self, key: &str, put: impl FnOnce(&mut Writer)) {
+        if let Pantry::Filling(writer) = self {
+            writer.bytes(key.as_bytes());
+            put(writer);
         }
     }
 }
@@ -134,6 +116,11 @@ impl Reader {
 
     fn bytes(&mut self) -> Option<Vec<u8>> {
         Some(self.take::<i8>()?.as_slice().iter().map(|&byte| byte as u8).collect())
+    }
+
+    /// The byte that is next: so many were read, or skipped.
+    pub fn at(&self) -> usize {
+        self.at
     }
 
     /// Nothing is left.

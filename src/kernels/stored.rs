@@ -88,3 +88,37 @@ pub(crate) fn bytes_of<T: Number>(values: &[T]) -> &[u8] {
     // SAFETY: numbers have no padding, and any of their bytes may be read.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
+
+/// A file in memory, for tests.
+#[cfg(test)]
+#[derive(Clone, Default)]
+pub(crate) struct Shelf(Arc<std::sync::Mutex<Vec<u8>>>);
+
+#[cfg(test)]
+impl std::io::Write for Shelf {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Shelf {
+    /// What was written.
+    pub fn stable(&self) -> Arc<dyn Stable> {
+        let bytes: Vec<i8> = self.0.lock().unwrap().iter().map(|&byte| byte as i8).collect();
+        Arc::new(Aligned::new(&bytes))
+    }
+}
+
+// SAFETY: nothing changes the numbers or moves their buffer while it is borrowed or in an `Arc`.
+#[cfg(test)]
+unsafe impl Stable for Aligned<i8> {
+    fn bytes(&self) -> &[u8] {
+        bytes_of(self.as_slice())
+    }
+}

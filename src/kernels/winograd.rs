@@ -22,7 +22,7 @@
 
 use super::conv::{ConvParams, Grid, Residual, taps_first};
 use super::pack::{Columns, GROUP, LANES, Style, folded_bias, is_loud};
-use super::pantry::{Keep, Reader, Writer};
+use super::pantry::{Reader, Writer};
 use super::stored::Aligned;
 use super::{Error, OutputQuant};
 
@@ -104,11 +104,11 @@ impl Winograd {
             blocks.push(outputs);
             pack_block(style, &columns, depth, &mut weights);
         }
-        let tiles = params.output.height.div_ceil(TILE) * params.output.width.div_ceil(TILE);
-        Ok(Some(Winograd::new(depth, blocks, Aligned::new(&weights), tiles)))
+        Ok(Some(Winograd::new(params, blocks, Aligned::new(&weights))))
     }
 
-    fn new(depth: usize, blocks: Vec<Outputs>, weights: Aligned<i16>, tiles: usize) -> Winograd {
+    fn new(params: &ConvParams, blocks: Vec<Outputs>, weights: Aligned<i16>) -> Winograd {
+        let (depth, tiles) = (params.input.channels, params.output.height.div_ceil(TILE) * params.output.width.div_ceil(TILE));
         let batch = (BATCH_BYTES / (POSITIONS * depth * 2)).clamp(1, BATCH).min(tiles);
         Winograd { depth, blocks, weights, offsets: (0..depth as u32).step_by(GROUP).collect(), batch }
     }
@@ -158,40 +158,28 @@ impl Winograd {
         }
         assert!(job.scratch.len() >= self.scratch_bytes());
     }
-}
-
-impl Keep for Winograd {
-    fn put(&self, to: &mut Writer) {
-        to.put(&[self.depth as u32, self.batch as u32, self.blocks.len() as u32]);
+    pub fn put(&self, to: &mut Writer) {
         to.put(self.weights.as_slice());
         for block in &self.blocks {
-            to.put(&[block.channel as u32, block.columns as u32]);
             to.put(&block.center);
             to.put(&block.bias);
             to.put(&block.scale);
         }
     }
 
-    fn take(from: &mut Reader) -> Option<Winograd> {
-        let [depth, batch, count] = from.take_exactly::<u32, 3>()?.map(|n| n as usize);
+    /// What [`Winograd::put`] wrote of a convolution of this shape; `None` where it does not fit.
+    pub fn take(from: &mut Reader, params: &ConvParams) -> Option<Winograd> {
+        let (depth, channels) = (params.input.channels, params.output.channels);
         let weights = from.take::<i16>()?;
-        let mut blocks = Vec::new();
-        for index in 0..count {
-            let [channel, columns] = from.take_exactly::<u32, 2>()?.map(|n| n as usize);
-            let last = index + 1 == count;
-            if channel != index * LANES || !(if last { 1..=LANES } else { LANES..=LANES }).contains(&columns) {
-                return None;
-            }
-            blocks.push(Outputs {
-                channel,
-                columns,
-                center: from.take_exactly()?,
-                bias: from.take_exactly()?,
-                scale: from.take_exactly()?,
-            });
+        if !Winograd::suits(params) || weights.as_slice().len() != POSITIONS * depth * channels.next_multiple_of(LANES) {
+            return None;
         }
-        let whole = depth > 0 && depth.is_multiple_of(DEPTH) && weights.as_slice().len() == POSITIONS * depth * count * LANES;
-        (whole && batch > 0).then(|| Winograd::new(depth, blocks, weights, batch))
+        let mut outputs = |channel: usize| {
+            let (center, bias, scale) = (from.take_exactly()?, from.take_exactly()?, from.take_exactly()?);
+            Some(Outputs { channel, columns: LANES.min(channels - channel), center, bias, scale })
+        };
+        let blocks = (0..channels).step_by(LANES).map(&mut outputs).collect::<Option<_>>()?;
+        Some(Winograd::new(params, blocks, weights))
     }
 }
 

@@ -48,6 +48,46 @@ fn systemd_hears_ready_without_a_broker_then_the_watchdog_fed_by_idle_self_tests
     assert!(board.process.wait().unwrap().success(), "{}", board.log());
 }
 
+/// The files in a folder, sorted.
+fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files: Vec<_> = folder.read_dir().into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn packed_weights_are_kept_for_the_next_start_and_go_with_their_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = || vec![("CACHE_DIRECTORY", dir.path().display().to_string())];
+    let good = config(no_broker(), "[inference]\ndrain = \"100ms\"\n");
+    let count = |board: &Board, text: &str| board.log().matches(text).count();
+    // Two at once, into one folder.
+    let mut boards = [(); 2].map(|()| Board::start_with(&good, cache()));
+    for board in &mut boards {
+        board.logged("ready after");
+        assert_eq!(count(board, "packed and kept in") + count(board, "taken from") + count(board, "are not kept"), 2, "{}", board.log());
+        assert!(board.stop().success(), "{}", board.log());
+    }
+    let [mut board, _] = boards;
+    board.start_again();
+    board.logged("stopped");
+    eventually("ready again", || count(&board, "ready after") == 2);
+    let kept = files(dir.path());
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    let taken = count(&board, "taken from");
+    board.signal(Signal::HUP);
+    eventually("all weights taken", || count(&board, "taken from") == taken + 2);
+    assert_eq!(files(dir.path()), kept);
+    let digits_alone = good.split("[[model]]").take(2).collect::<Vec<_>>().join("[[model]]");
+    board.write_config(&digits_alone);
+    board.signal(Signal::HUP);
+    eventually("one file removed", || files(dir.path()).len() == 1);
+    board.write_config(&good.replace("drain", "cache = \"packed\"\ndrain"));
+    board.signal(Signal::HUP);
+    eventually("the configured folder filled", || files(&board.dir.path().join("packed")).len() == 2);
+    assert!(board.stop().success(), "{}", board.log());
+}
+
 #[test]
 fn a_reload_applies_everything_or_nothing() {
     let broker = Mosquitto::start("");

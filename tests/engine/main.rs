@@ -3,6 +3,7 @@
 mod bad;
 mod bad_operators;
 mod build;
+mod cache;
 mod damage;
 mod dynamic;
 mod net;

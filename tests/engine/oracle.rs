@@ -20,7 +20,7 @@ pub fn picture(proto: &ModelProto) -> String {
 }
 
 /// Random numbers in an input, or only the ends of its range.
-fn fill(session: &mut Session, index: usize, dice: &mut Dice, ends: bool) {
+pub fn fill(session: &mut Session, index: usize, dice: &mut Dice, ends: bool) {
     let dtype = session.model().inputs()[index].native.dtype;
     let bytes = session.input_mut(index);
     match dtype {
@@ -67,7 +67,7 @@ fn compare(proto: &ModelProto) -> Result<(), TestCaseError> {
 }
 
 /// How many networks are tried.
-fn cases(default: u32) -> u32 {
+pub fn cases(default: u32) -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 

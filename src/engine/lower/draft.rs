@@ -1,6 +1,7 @@
 //! Steps whose kernel is not prepared yet: the operator's numbers without its layouts.
 
 use crate::engine::quantized::conv::Conv;
+use crate::engine::quantized::product::Numbers;
 use crate::engine::quantized::window::Fitted;
 use crate::engine::quantized::{Array, Operator};
 use crate::engine::step::{ConvStep, InPlace, Step};
@@ -9,7 +10,8 @@ use std::sync::Arc;
 
 /// What makes a step once its layouts are settled: those of what it reads, in order, then of what it writes.
 pub trait Draft: Send {
-    /// Prepares the kernel, with packed weights from `pantry` where it has some. `in_place`: the output lies where the read that [`Draft::in_place`] allows lies.
+    /// Prepares the kernel, with packed weights from `pantry` where it has some. `in_place`: the output lies where the read that
+    /// [`Draft::in_place`] allows lies.
     fn finish(&self, isa: Isa, pantry: &mut Pantry, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error>;
 
     /// True where the output may take the place of read `read`.
@@ -88,13 +90,19 @@ impl ConvDraft {
         fitted: &Fitted,
         layouts: &[Layout],
     ) -> Result<kernels::Conv, kernels::Error> {
+        if let Some(kept) = kernels::Conv::kept(isa, &self.params(fitted, layouts, &Numbers::default()), pantry) {
+            return Ok(kept);
+        }
         let numbers = match self.depth_first {
             true => self.conv.numbers(&self.op, &self.weights.permuted(&[1, 0])),
             false => self.conv.numbers(&self.op, &self.weights),
         };
-        let mut params = self.conv.params(&self.op, fitted, [layouts[0], layouts[layouts.len() - 1]], &numbers);
-        params.residual = self.residual.map(|quant| (quant, layouts[1]));
-        kernels::Conv::prepare_from(isa, &params, pantry)
+        kernels::Conv::prepare_from(isa, &self.params(fitted, layouts, &numbers), pantry)
+    }
+
+    fn params<'a>(&'a self, fitted: &Fitted, layouts: &[Layout], numbers: &'a Numbers) -> kernels::ConvParams<'a> {
+        let params = self.conv.params(&self.op, fitted, [layouts[0], layouts[layouts.len() - 1]], numbers);
+        kernels::ConvParams { residual: self.residual.map(|quant| (quant, layouts[1])), ..params }
     }
 
     /// Zero point of the result, with the residual added where there is one.
@@ -189,11 +197,11 @@ pub struct Fixed<F>(pub F);
 
 impl<F, S> Draft for Fixed<F>
 where
-    F: Fn(Isa) -> Result<S, kernels::Error> + Send,
+    F: Fn(Isa, &mut Pantry) -> Result<S, kernels::Error> + Send,
     S: Step + 'static,
 {
-    fn finish(&self, isa: Isa, _: &mut Pantry, _: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
-        Ok(Box::new((self.0)(isa)?))
+    fn finish(&self, isa: Isa, pantry: &mut Pantry, _: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+        Ok(Box::new((self.0)(isa, pantry)?))
     }
 
     fn reads_layouts(&self) -> bool {

@@ -6,7 +6,7 @@ use crate::engine::lower::{Lowering, Operand, Value};
 use crate::engine::onnx::graph::input;
 use crate::engine::onnx::pb::NodeProto;
 use crate::engine::recognize::Context;
-use crate::kernels::{self, Layout, MatMulParams, Matrices, OutputQuant, reference};
+use crate::kernels::{self, Layout, MatMulParams, Matrices, OutputQuant, Pantry, reference};
 use serde::{Deserialize, Serialize};
 
 /// `[batch.., m, k] x [batch.., k, n]`, batches equal.
@@ -85,7 +85,7 @@ impl Behaviour for MatMul {
         let output = to.interleaved(&shape, op.output);
         let result = Matrices { layout: Layout::new(1, m, batches * n).channel_slice(0..n), step: n };
         let params = MatMul::params(op, batches, [a.matrices, b.matrices, result], b.transposed);
-        let draft = Fixed(move |isa| kernels::MatMul::prepare(isa, &params));
+        let draft = Fixed(move |isa, _: &mut Pantry| kernels::MatMul::prepare(isa, &params));
         Ok(Some(to.push_strided(Box::new(draft), &[a.storage, b.storage], output)))
     }
 }
