@@ -106,14 +106,14 @@ pub fn prepare(lowered: Lowered, inputs: Vec<usize>, absorbed: Absorbed, pantry:
     let isa = Isa::best();
     let mut steps = Vec::with_capacity(records.len());
     // One by one, so that a step's weights go as soon as they are packed.
-    for record in records {
+    for mut record in records {
         let action = match &record.work {
-            Work::Kernel(draft) => {
+            Work::Kernel(_) => {
                 let origin = lowering.storages[record.writes[0]].origin;
                 if origin != Origin::Arena {
                     return Err(format!("internal failure: step `{}` writes {origin:?}", record.name));
                 }
-                kernel(&record, &**draft, isa, pantry, (&plan, &buffers), &place).map_err(|e| format!("node `{}`: {e}", record.name))?
+                kernel(&mut record, isa, pantry, (&plan, &buffers), &place).map_err(|e| format!("node `{}`: {e}", record.name))?
             }
             Work::Island(number) => Action::Island {
                 number: *number,
@@ -146,8 +146,7 @@ fn range(plan: &Plan, buffers: &[Buffer], storage: usize) -> Range<usize> {
 }
 
 fn kernel(
-    record: &Record,
-    draft: &dyn super::lower::draft::Draft,
+    record: &mut Record,
     isa: Isa,
     pantry: &mut Pantry,
     (plan, buffers): (&Plan, &[Buffer]),
@@ -156,7 +155,8 @@ fn kernel(
     let write = record.writes[0];
     let taken = |read: usize| plan.in_place(write) && plan.offset(write) == plan.offset(record.reads[read]);
     let in_place = (0..record.reads.len()).find(|&read| record.may_take(read) && taken(read));
-    let step = draft.finish(isa, pantry, &record.layouts, in_place.is_some())?;
+    let missing = kernels::Error::Parameter { what: "a step without a kernel: steps", found: 1 };
+    let step = record.work.draft_mut().ok_or(missing)?.finish(isa, pantry, &record.layouts, in_place.is_some())?;
     let reads = std::array::from_fn(|read| match record.reads.get(read) {
         Some(&storage) if in_place != Some(read) => place(storage),
         _ => Place::Arena(0..0),

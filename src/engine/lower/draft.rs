@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 /// What makes a step once its layouts are settled: those of what it reads, in order, then of what it writes.
 pub trait Draft: Send {
-    /// Prepares the kernel, with packed weights from `pantry` where it has some. `in_place`: the output lies where the read that
+    /// Prepares the kernel, once: weights go as they are packed. With packed weights from `pantry` where it has some. `in_place`: the output lies where the read that
     /// [`Draft::in_place`] allows lies.
-    fn finish(&self, isa: Isa, pantry: &mut Pantry, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error>;
+    fn finish(&mut self, isa: Isa, pantry: &mut Pantry, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error>;
 
     /// True where the output may take the place of read `read`.
     fn in_place(&self, _read: usize) -> bool {
@@ -78,13 +78,14 @@ pub struct ConvDraft {
 
 impl ConvDraft {
     /// The kernel for the layouts of input, residual if there is one, and output.
-    pub fn kernel(&self, isa: Isa, pantry: &mut Pantry, layouts: &[Layout]) -> Result<kernels::Conv, kernels::Error> {
-        self.fitted_kernel(isa, pantry, &self.fitted, layouts)
+    pub fn kernel(&mut self, isa: Isa, pantry: &mut Pantry, layouts: &[Layout]) -> Result<kernels::Conv, kernels::Error> {
+        let fitted = self.fitted;
+        self.fitted_kernel(isa, pantry, &fitted, layouts)
     }
 
     /// The same for another part of the image.
     pub fn fitted_kernel(
-        &self,
+        &mut self,
         isa: Isa,
         pantry: &mut Pantry,
         fitted: &Fitted,
@@ -93,10 +94,13 @@ impl ConvDraft {
         if let Some(kept) = kernels::Conv::kept(isa, &self.params(fitted, layouts, &Numbers::default()), pantry) {
             return Ok(kept);
         }
-        let numbers = match self.depth_first {
-            true => self.conv.numbers(&self.op, &self.weights.permuted(&[1, 0])),
-            false => self.conv.numbers(&self.op, &self.weights),
-        };
+        // At most one form of the weights beside the packed ones.
+        let mut weights = std::mem::take(&mut self.weights);
+        if self.depth_first {
+            weights = Arc::new(weights.permuted(&[1, 0]));
+        }
+        let numbers = self.conv.numbers(&self.op, &weights);
+        drop(weights);
         kernels::Conv::prepare_from(isa, &self.params(fitted, layouts, &numbers), pantry)
     }
 
@@ -128,7 +132,7 @@ fn column(layout: Layout) -> Option<Layout> {
 }
 
 impl Draft for ConvDraft {
-    fn finish(&self, isa: Isa, pantry: &mut Pantry, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&mut self, isa: Isa, pantry: &mut Pantry, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
         let columns: Vec<Layout> = layouts.iter().filter_map(|&layout| column(layout)).collect();
         let layouts = if self.is_pointwise() && columns.len() == layouts.len() { &columns } else { layouts };
         let conv = InPlace { kernel: self.kernel(isa, pantry, layouts)?, in_place };
@@ -170,7 +174,7 @@ impl PoolDraft {
 }
 
 impl Draft for PoolDraft {
-    fn finish(&self, isa: Isa, _: &mut Pantry, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&mut self, isa: Isa, _: &mut Pantry, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
         Ok(Box::new(kernels::Pool::prepare(isa, &PoolParams { input: layouts[0], output: layouts[1], ..self.params })?))
     }
 
@@ -187,7 +191,7 @@ where
     F: Fn(Isa, &[Layout]) -> Result<S, kernels::Error> + Send,
     S: Step + 'static,
 {
-    fn finish(&self, isa: Isa, _: &mut Pantry, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&mut self, isa: Isa, _: &mut Pantry, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
         Ok(Box::new((self.0)(isa, layouts)?))
     }
 }
@@ -200,7 +204,7 @@ where
     F: Fn(Isa, &mut Pantry) -> Result<S, kernels::Error> + Send,
     S: Step + 'static,
 {
-    fn finish(&self, isa: Isa, pantry: &mut Pantry, _: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&mut self, isa: Isa, pantry: &mut Pantry, _: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
         Ok(Box::new((self.0)(isa, pantry)?))
     }
 
@@ -222,7 +226,7 @@ where
     K: 'static,
     InPlace<K>: Step,
 {
-    fn finish(&self, isa: Isa, _: &mut Pantry, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&mut self, isa: Isa, _: &mut Pantry, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
         Ok(Box::new(InPlace { kernel: (self.0)(isa, layouts)?, in_place }))
     }
 
@@ -240,7 +244,7 @@ pub struct ImportDraft {
 }
 
 impl Draft for ImportDraft {
-    fn finish(&self, isa: Isa, _: &mut Pantry, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&mut self, isa: Isa, _: &mut Pantry, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
         Ok(Box::new(kernels::Import::prepare(isa, self.order, self.element, layouts[1], self.zero)?))
     }
 
@@ -259,7 +263,7 @@ pub struct GatherDraft {
 }
 
 impl Draft for GatherDraft {
-    fn finish(&self, _: Isa, _: &mut Pantry, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&mut self, _: Isa, _: &mut Pantry, layouts: &[Layout], _: bool) -> Result<Box<dyn Step>, kernels::Error> {
         let source = Layout::new(1, 1, self.bytes - SLACK);
         Ok(Box::new(kernels::Gather::prepare(source, layouts[1], self.tables.clone(), self.zero)?))
     }

@@ -178,10 +178,10 @@ impl FusedDraft {
         choices.take_while(fit).last().unwrap_or(TOGETHER).min(output.height)
     }
 
-    fn makers(&self, isa: Isa, pantry: &mut Pantry, input: Layout, reaches: Vec<(Reach, usize)>) -> Result<Vec<Maker>, kernels::Error> {
+    fn makers(&mut self, isa: Isa, pantry: &mut Pantry, input: Layout, reaches: Vec<(Reach, usize)>) -> Result<Vec<Maker>, kernels::Error> {
         let mut makers: Vec<Maker> = Vec::with_capacity(reaches.len());
-        for ((work, made), (reach, height)) in self.links.iter().zip(reaches) {
-            let conv = work.conv().ok_or_else(unexpected)?;
+        for ((work, made), (reach, height)) in self.links.iter_mut().zip(reaches) {
+            let conv = work.conv_mut().ok_or_else(unexpected)?;
             let layout = Layout { border: Border { top: 0, bottom: 0, ..made.border }, ..*made };
             let kernel = match makers.last() {
                 None => conv.kernel(isa, pantry, &[input, layout])?,
@@ -198,21 +198,20 @@ impl FusedDraft {
 }
 
 impl Draft for FusedDraft {
-    fn finish(&self, isa: Isa, pantry: &mut Pantry, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
+    fn finish(&mut self, isa: Isa, pantry: &mut Pantry, layouts: &[Layout], in_place: bool) -> Result<Box<dyn Step>, kernels::Error> {
         let (input, output) = (layouts[0], layouts[layouts.len() - 1]);
         let rows = self.rows(&output);
         let makers = self.makers(isa, pantry, input, self.reaches(rows + 1)?)?;
-        let (Some(before), Some((work, _))) = (makers.last(), self.links.last()) else { return Err(unexpected()) };
+        let (Some(before), Some((work, _))) = (makers.last(), self.links.last_mut()) else { return Err(unexpected()) };
         let own = layouts[1..].iter().map(|layout| Maker::part(layout, rows + 1));
         let parts: Vec<Layout> = std::iter::once(Maker::part(&before.layout, before.height)).chain(own).collect();
-        let (last, zero) = match (work.conv(), work.pool()) {
-            (Some(conv), _) => {
-                let fitted = Fitted { pad: [0, conv.fitted.pad[1]], ..conv.fitted };
-                let kernel = conv.fitted_kernel(isa, pantry, &fitted, &parts)?;
-                (Last::Conv(InPlace { kernel, in_place }), conv.output_zero())
-            }
-            (None, Some(pool)) => (Last::Pool(pool.part(isa, &parts)?), pool.params.output_zero),
-            (None, None) => return Err(unexpected()),
+        let (last, zero) = if let Some(conv) = work.conv_mut() {
+            let fitted = Fitted { pad: [0, conv.fitted.pad[1]], ..conv.fitted };
+            let kernel = conv.fitted_kernel(isa, pantry, &fitted, &parts)?;
+            (Last::Conv(InPlace { kernel, in_place }), conv.output_zero())
+        } else {
+            let pool = work.pool().ok_or_else(unexpected)?;
+            (Last::Pool(pool.part(isa, &parts)?), pool.params.output_zero)
         };
         let residual = (layouts.len() > 2).then(|| layouts[1]);
         Ok(Box::new(FusedStep { makers, last, output, residual, rows, zero }))

@@ -607,7 +607,7 @@ fn order(dense: &View, roles: &Roles) -> Option<Order> {
 }
 
 impl Work {
-    fn draft_mut(&mut self) -> Option<&mut Box<dyn Draft>> {
+    pub fn draft_mut(&mut self) -> Option<&mut Box<dyn Draft>> {
         match self {
             Work::Kernel(draft) => Some(draft),
             Work::Island(_) => None,
@@ -620,6 +620,10 @@ impl Work {
             Work::Kernel(draft) => draft.conv(),
             Work::Island(_) => None,
         }
+    }
+
+    fn conv_mut(&mut self) -> Option<&mut draft::ConvDraft> {
+        self.draft_mut()?.as_conv()
     }
 
     /// The pool, where it is one.

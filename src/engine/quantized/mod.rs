@@ -62,7 +62,7 @@ impl QuantizedType {
 }
 
 /// A dense row-major tensor of int8; a uint8 tensor holds `value - 128`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Array {
     pub shape: Vec<usize>,
     pub values: Vec<i8>,
