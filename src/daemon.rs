@@ -3,6 +3,7 @@
 use crate::config::{Config, ConfigError, InferenceConfig};
 use crate::engine::{Stages, prune};
 use crate::governor::Governor;
+use crate::heap;
 use crate::intake::{Door, SourceDoor};
 use crate::metrics::Count;
 use crate::mqtt::{self, Message, Topics};
@@ -258,6 +259,7 @@ fn setup(config: &Config) -> Result<Setup, Refused> {
     let feeds = config.sources.iter().map(|s| (s.name.clone(), s.model.clone())).collect();
     let InferenceConfig { threads, ref cores, stages, .. } = config.inference;
     let stages = if stages > 1 { Stages::new(stages, cores).map(Arc::new) } else { None };
+    heap::give_back();
     Ok(Setup { registry, decode: config.decode.clone(), feeds, threads, cores: cores.clone(), stages })
 }
 

@@ -23,6 +23,7 @@ pub mod demo;
 pub mod doctor;
 pub mod engine;
 pub mod governor;
+mod heap;
 pub mod intake;
 pub mod kernels;
 pub mod latency;
