@@ -13,7 +13,6 @@ use super::conv::{After, Kernel, Residual, Strip};
 use super::cursor::{Cursor, Place};
 use super::depthwise::Depthwise;
 use super::pack::{GROUP, LANES, NarrowRule, Run, Style, Weights};
-use super::{AddQuant, OutputQuant};
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 use std::ops::Range;
