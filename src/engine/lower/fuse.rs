@@ -15,7 +15,10 @@ use crate::kernels::{self, Border, Isa, Layout, Pantry};
 /// Bytes between operators that stay in the nearest cache of a small board beside what else the loops touch (L1: 32 KiB and more).
 const NEAR: usize = 24 << 10;
 
-/// Depthwise loops do four rows together.
+/// Bytes of all windows of a chain, in a small board's second-level cache.
+const FAR: usize = 64 << 10;
+
+/// Depthwise loops do four rows together: fewer are not done at once.
 const TOGETHER: usize = 4;
 
 /// Fuses wherever it is possible and pays. `outputs` are the storages that leave the program.
@@ -166,16 +169,17 @@ impl FusedDraft {
         Ok(reaches)
     }
 
-    /// Rows that are done at once: as many as keep in the nearest cache the two windows that an operator works on, and in twice its
-    /// room all of them.
+    /// Rows that are done at once: as few equal parts of the output as keep in the nearest cache the two windows that an operator works
+    /// on, and all of them in the one behind it.
     fn rows(&self, output: &Layout) -> usize {
         let fit = |&rows: &usize| {
             let windows = self.links.iter().zip(self.reaches(rows).unwrap_or_default());
             let bytes: Vec<usize> = windows.map(|((_, made), (_, height))| height * made.row_stride()).collect();
-            bytes.windows(2).all(|two| two[0] + two[1] <= NEAR) && bytes.iter().sum::<usize>() <= bytes.len().min(2) * NEAR
+            let near = bytes.iter().all(|&one| one <= NEAR) && bytes.windows(2).all(|two| two[0] + two[1] <= NEAR);
+            near && bytes.iter().sum::<usize>() <= FAR
         };
-        let choices = (TOGETHER..output.height + TOGETHER).step_by(TOGETHER);
-        choices.take_while(fit).last().unwrap_or(TOGETHER).min(output.height)
+        let parts = 1..=output.height / TOGETHER;
+        parts.map(|parts| output.height.div_ceil(parts)).find(fit).unwrap_or(TOGETHER).min(output.height)
     }
 
     fn makers(&mut self, isa: Isa, pantry: &mut Pantry, input: Layout, reaches: Vec<(Reach, usize)>) -> Result<Vec<Maker>, kernels::Error> {
