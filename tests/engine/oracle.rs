@@ -85,7 +85,7 @@ fn write_networks() {
     for seed in 0..u64::from(cases(200)) {
         let mut dice = Dice(seed);
         let ways = if genes == 1 { usize::from(SINGLE) } else { 256 };
-        let genes: Vec<Gene> = (0..genes).map(|_| (dice.below(ways) as u8, dice.below(1 << 32) as u32)).collect();
+        let genes: Vec<Gene> = (0..genes).map(|_| (dice.below(ways) as u8, dice.next() as u32)).collect();
         std::fs::write(folder.join(format!("{seed}.onnx")), build::bytes(&network(seed as u32, &genes))).unwrap();
     }
 }
