@@ -150,7 +150,9 @@ fn along_an_axis() {
     for axis in [-5, i64::MIN, 4, i64::MAX] {
         let gamma = f32s("g", &[6], &[1.0; 6]);
         let norm = with_int(node("LayerNormalization", &["f", "g"], &["r"]), "axis", axis);
-        refused(&["LayerNormalization to r", "is outside 4 axes"], &uint8_model(&IMAGE, vec![gamma], qdq(norm)));
+        // On 32 bits already reading the attribute fails.
+        let why = if isize::try_from(axis).is_ok() { "is outside 4 axes" } else { "attribute 'axis'" };
+        refused(&["LayerNormalization to r", why], &uint8_model(&IMAGE, vec![gamma], qdq(norm)));
     }
     for length in [5, 7, 0] {
         let gamma = f32s("g", &[length], &vec![1.0; length as usize]);
