@@ -5,6 +5,7 @@
 //! | `layout` | where an activation's bytes lie, borders and slack |
 //! | `requant` | the one definition of accumulator -> int8 |
 //! | `reference` | every operator in its plainest form: the specification and the oracle |
+//! | `weights` | weights as the model has them |
 //! | `pack` | weights in the order the inner loops read them, and which of them are exact in which loop |
 //! | `stored`, `pantry` | arrays in place, of memory or of a file; packed weights that are kept for the next start |
 //! | `conv`, `depthwise`, `pool`, `elementwise` | an operator: parameters checked and packed at load, then a lean `run` |
@@ -56,6 +57,7 @@ mod softmax;
 #[allow(unsafe_code)]
 mod stored;
 mod transpose;
+mod weights;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "chosen by x86 only"))]
 mod winograd;
 
@@ -93,6 +95,7 @@ pub use requant::{AddQuant, MulQuant, OutputQuant, check_multiplier, check_scale
 pub use resize::{Between, ResizeLinear};
 pub use softmax::{Softmax, SoftmaxQuant};
 pub use stored::Stable;
+pub use weights::Int8Weights;
 
 use std::fmt;
 
@@ -202,8 +205,6 @@ pub enum Error {
     Parameter { what: &'static str, found: usize },
     /// A window of the padded operator leaves the input's border.
     Border { side: &'static str, needed: usize, found: usize },
-    /// A weight less its zero point outside -255..=255.
-    Weight { index: usize, found: i16 },
     /// The exact sum can exceed 32 bits.
     Accumulator { channel: usize, bound: u64 },
     /// A scale ratio that is zero, not finite, denormal or above 2^60.
@@ -223,7 +224,6 @@ impl fmt::Display for Error {
             Error::Mismatch { what, expected, found } => write!(f, "{what}: expected {expected}, found {found}"),
             Error::Parameter { what, found } => write!(f, "{what}: {found} is out of range"),
             Error::Border { side, needed, found } => write!(f, "{side} border of the input: {needed} pixels needed, {found} there"),
-            Error::Weight { index, found } => write!(f, "weight {index} is {found} from its zero point, outside -255..=255"),
             Error::Accumulator { channel, bound } => {
                 write!(f, "output channel {channel} can sum to {bound}, beyond the {} of an int32", i32::MAX)
             }
