@@ -15,7 +15,7 @@
 //! | `dense`, `gather` | tensors in and out of their layouts, copies, rearrangements |
 //! | `compiled`, `pairs` | plain loops compiled once an instruction set; the inner loop of products of two activations |
 //! | `rows`, `transpose` | what those operators share: walks over pixels, bytes between pixels and planes |
-//! | `portable`, `avx2`, `neon`, `neon32` | inner loops of one instruction set; their constructor proves that the CPU has it |
+//! | `portable`, `avx2`, `vnni`, `neon`, `neon32` | inner loops of one instruction set; their constructor proves that the CPU has it |
 //! | `cursor` | a walk over the pixels of a strip, for the loops of ARM |
 //!
 //! # Contract
@@ -64,6 +64,9 @@ mod winograd;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod vnni;
 
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code)]
@@ -126,6 +129,10 @@ pub enum Isa {
     Portable(portable::Portable),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(vnni::AvxVnni),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(vnni::Avx512Vnni),
     #[cfg(target_arch = "aarch64")]
     Neon(neon::Neon),
     #[cfg(target_arch = "aarch64")]
@@ -142,6 +149,10 @@ macro_rules! with_kernel {
             $crate::kernels::Isa::Portable($kernel) => $body,
             #[cfg(target_arch = "x86_64")]
             $crate::kernels::Isa::Avx2($kernel) => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernels::Isa::AvxVnni($kernel) => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernels::Isa::Avx512Vnni($kernel) => $body,
             #[cfg(target_arch = "aarch64")]
             $crate::kernels::Isa::Neon($kernel) => $body,
             #[cfg(target_arch = "aarch64")]
@@ -158,7 +169,11 @@ impl Isa {
     pub fn supported() -> Vec<Isa> {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
-        all.extend(avx2::Avx2::new().map(Isa::Avx2));
+        all.extend(
+            [vnni::Avx512Vnni::new().map(Isa::Avx512Vnni), vnni::AvxVnni::new().map(Isa::AvxVnni), avx2::Avx2::new().map(Isa::Avx2)]
+                .into_iter()
+                .flatten(),
+        );
         #[cfg(target_arch = "aarch64")]
         all.extend(neon::Dotprod::new().map(Isa::Dotprod).into_iter().chain(neon::Neon::new().map(Isa::Neon)));
         #[cfg(target_arch = "arm")]
@@ -178,6 +193,10 @@ impl Isa {
             Isa::Portable(_) => "portable",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni(_) => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni(_) => "avx512-vnni",
             #[cfg(target_arch = "aarch64")]
             Isa::Neon(_) => "neon",
             #[cfg(target_arch = "aarch64")]
