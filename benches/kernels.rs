@@ -8,7 +8,7 @@
 //! adjacent pairs then need the wide loop. `JOULED_BENCH_DEVIATION=14` shows the narrow one.
 
 use criterion::{Criterion, Throughput};
-use jouled::kernels::{Conv, ConvParams, Isa, Layout, OutputQuant};
+use jouled::kernels::{Conv, ConvParams, Int8Weights, Isa, Layout, OutputQuant};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,7 @@ const LAYERS: &[Layer] = &[
 ];
 
 /// Sum of twelve uniform numbers: near enough to a normal distribution.
-fn normal_weights(count: usize, deviation: f64) -> Vec<i16> {
+fn normal_weights(count: usize, deviation: f64) -> Vec<i8> {
     let mut seed = 0x2545_F491_4F6C_DD1Du64;
     let mut uniform = || {
         seed ^= seed << 13;
@@ -68,7 +68,7 @@ fn normal_weights(count: usize, deviation: f64) -> Vec<i16> {
         seed ^= seed << 17;
         (seed >> 33) as f64 / f64::from(1u32 << 31)
     };
-    (0..count).map(|_| ((0..12).map(|_| uniform()).sum::<f64>() - 6.0) * deviation).map(|w| w.round().clamp(-127.0, 127.0) as i16).collect()
+    (0..count).map(|_| ((0..12).map(|_| uniform()).sum::<f64>() - 6.0) * deviation).map(|w| w.round().clamp(-127.0, 127.0) as i8).collect()
 }
 
 fn prepare(layer: &Layer, deviation: f64) -> (Conv, Layout) {
@@ -86,7 +86,7 @@ fn prepare(layer: &Layer, deviation: f64) -> (Conv, Layout) {
         pad,
         groups,
         input_zero: -128,
-        weights: &weights,
+        weights: Int8Weights { values: &weights, zeros: &[] },
         bias: &vec![100; out],
         multipliers: &vec![0.002; out],
         quant: OutputQuant::full(-128),

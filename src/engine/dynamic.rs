@@ -161,15 +161,15 @@ impl Dynamic {
         }
     }
 
-    fn params<'a>(&'a self, placed: &Placed, input: Layout, order: Order, numbers: &'a Numbers) -> DynamicParams<'a> {
-        let conv = placed.conv.params(&self.product, &placed.fitted, [input, placed.output], numbers);
+    fn params<'a>(&'a self, placed: &'a Placed, input: Layout, order: Order, numbers: &'a Numbers) -> DynamicParams<'a> {
+        let conv = placed.conv.params(&self.product, &placed.fitted, [input, placed.output], &placed.weights.values, numbers);
         DynamicParams { conv, order, weight_scales: &numbers.multipliers, bias: &self.bias }
     }
 
     /// The output in the plainest way. All images of a batch share the input's range.
     pub fn eval(&self, shape: &[usize], input: &[f32], weights: &Array) -> Result<Vec<f32>, String> {
         let placed = self.place(shape, weights)?;
-        let (from, to, numbers) = (placed.input, placed.output, placed.conv.numbers(&self.product, &placed.weights));
+        let (from, to, numbers) = (placed.input, placed.output, placed.conv.product.numbers(&self.product, placed.output.channels));
         let params = self.params(&placed, from, Order::Pixels, &numbers);
         let quantization = reference::own_quantization(input);
         let evaluate = |input: &[f32]| reference::dynamic(&params, quantization, input);
@@ -189,7 +189,7 @@ impl Dynamic {
         let made = self.shape(&[shape.to_vec(), weights.shape.clone()])?;
         let image = placed.input.with_border(placed.conv.padding(&self.product, &placed.fitted, [placed.input, placed.output]));
         let draft = Fixed(move |isa, pantry: &mut Pantry| {
-            let numbers = placed.conv.numbers(&op.product, &placed.weights);
+            let numbers = placed.conv.product.numbers(&op.product, placed.output.channels);
             kernels::Dynamic::prepare(isa, &op.params(&placed, image, placed.order, &numbers), pantry)
         });
         to.push_native(Box::new(draft), input, &made)

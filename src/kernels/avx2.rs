@@ -48,17 +48,7 @@ impl Kernel for Avx2 {
     const STYLE: Style = Style { rule: NarrowRule::Pairs, order: [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15] };
 
     fn strip(self, strip: &mut Strip<'_>) {
-        if strip.is_loud() {
-            return Portable.strip(strip);
-        }
-        strip.check();
-        // SAFETY: `self` proves AVX2; the strip was checked.
-        unsafe {
-            match strip.block.lanes() {
-                LANES => pixels::<2>(strip),
-                _ => pixels::<1>(strip),
-            }
-        }
+        dense(self, self, strip);
     }
 
     fn widen(self, bytes: &[u8], wide: &mut [u8]) {
@@ -101,6 +91,41 @@ impl Kernel for Avx2 {
         wg.check(job);
         // SAFETY: `self` proves AVX2; the job was checked.
         unsafe { winograd::run(wg, job) }
+    }
+}
+
+/// How four products of bytes join a 32-bit sum. A value of it proves that the CPU has the instructions.
+pub(super) trait ByteProducts: Copy {
+    /// True where a step needs no more registers than one for the input.
+    const SPARES_REGISTERS: bool;
+
+    /// `acc += x * w` for each lane's four bytes in each vector, with `x` the four bytes at `offset` of `window`. In assembly, because
+    /// the compiler reorders the steps of a tile until they need more registers than there are.
+    ///
+    /// # Safety
+    /// There is a value of `Self`, and the CPU has AVX2; the four bytes are readable.
+    unsafe fn step<const VECTORS: usize>(
+        window: *const u8,
+        offset: usize,
+        w: &[__m256i; VECTORS],
+        ones: __m256i,
+        acc: &mut [__m256i; VECTORS],
+    );
+}
+
+/// Computes a strip with the byte products of `P`.
+#[inline(always)]
+pub(super) fn dense<P: ByteProducts>(_: P, _: Avx2, strip: &mut Strip<'_>) {
+    if strip.is_loud() {
+        return Portable.strip(strip);
+    }
+    strip.check();
+    // SAFETY: the arguments prove both instruction sets; the strip was checked.
+    unsafe {
+        match strip.block.lanes() {
+            LANES => pixels::<P, 2>(strip),
+            _ => pixels::<P, 1>(strip),
+        }
     }
 }
 
@@ -279,13 +304,13 @@ impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
 /// Computes a strip whose block has `VECTORS * 8` lanes.
 ///
 /// # Safety
-/// `strip.check()` passed; `VECTORS * 8` are the block's lanes.
+/// There is a value of `P`; `strip.check()` passed; `VECTORS * 8` are the block's lanes.
 #[target_feature(enable = "avx2")]
-unsafe fn pixels<const VECTORS: usize>(strip: &mut Strip<'_>) {
+unsafe fn pixels<P: ByteProducts, const VECTORS: usize>(strip: &mut Strip<'_>) {
     let output = strip.output.as_mut_ptr();
     let shared = Shared::<VECTORS>::new(strip);
     let residual = strip.residual().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
-    let all_wide = shared.narrow.0.is_empty();
+    let tall = shared.narrow.0.is_empty() || P::SPARES_REGISTERS;
     let full = shared.columns == VECTORS * 8;
     let (height, width) = strip.rows();
     for y in 0..height {
@@ -301,8 +326,8 @@ unsafe fn pixels<const VECTORS: usize>(strip: &mut Strip<'_>) {
             let mut left = width;
             while left > 0 {
                 left -= match full {
-                    true => next_tile::<VECTORS, true>(&shared, &mut at, left, all_wide),
-                    false => next_tile::<VECTORS, false>(&shared, &mut at, left, all_wide),
+                    true => next_tile::<P, VECTORS, true>(&shared, &mut at, left, tall),
+                    false => next_tile::<P, VECTORS, false>(&shared, &mut at, left, tall),
                 };
             }
         }
@@ -318,28 +343,28 @@ struct At {
     residual: *const u8,
 }
 
-/// The next tile of a row with `left` pixels left, as large as pays.
+/// The next tile of a row with `left` pixels left, as large as pays. `tall`: there are registers for six pixels of sixteen channels.
 ///
 /// # Safety
 /// As [`tile`].
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn next_tile<const VECTORS: usize, const FULL: bool>(
+unsafe fn next_tile<P: ByteProducts, const VECTORS: usize, const FULL: bool>(
     shared: &Shared<'_, VECTORS>,
     at: &mut At,
     left: usize,
-    all_wide: bool,
+    tall: bool,
 ) -> usize {
     // SAFETY: the function's contract; no tile is larger than what is left.
     unsafe {
         match (VECTORS, left) {
-            (1, 8..) => tile::<VECTORS, FULL, 8>(shared, at),
-            (2, 6 | 11..) if all_wide => tile::<VECTORS, FULL, 6>(shared, at),
-            (2, 5 | 9 | 10 | 13..) => tile::<VECTORS, FULL, 5>(shared, at),
-            (2, 3 | 6) => tile::<VECTORS, FULL, 3>(shared, at),
-            (_, 4..) => tile::<VECTORS, FULL, 4>(shared, at),
-            (_, 2..) => tile::<VECTORS, FULL, 2>(shared, at),
-            _ => tile::<VECTORS, FULL, 1>(shared, at),
+            (1, 8..) => tile::<P, VECTORS, FULL, 8>(shared, at),
+            (2, 6 | 11..) if tall => tile::<P, VECTORS, FULL, 6>(shared, at),
+            (2, 5 | 9 | 10 | 13..) => tile::<P, VECTORS, FULL, 5>(shared, at),
+            (2, 3 | 6) => tile::<P, VECTORS, FULL, 3>(shared, at),
+            (_, 4..) => tile::<P, VECTORS, FULL, 4>(shared, at),
+            (_, 2..) => tile::<P, VECTORS, FULL, 2>(shared, at),
+            _ => tile::<P, VECTORS, FULL, 1>(shared, at),
         }
     }
 }
@@ -350,13 +375,16 @@ unsafe fn next_tile<const VECTORS: usize, const FULL: bool>(
 /// As [`pixels`]; the row has `PIXELS` pixels left; `FULL` only with all columns.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile<const VECTORS: usize, const FULL: bool, const PIXELS: usize>(shared: &Shared<'_, VECTORS>, at: &mut At) -> usize {
+unsafe fn tile<P: ByteProducts, const VECTORS: usize, const FULL: bool, const PIXELS: usize>(
+    shared: &Shared<'_, VECTORS>,
+    at: &mut At,
+) -> usize {
     let mut acc = [shared.bias; PIXELS];
     // SAFETY: groups stay inside the window's span, `columns` bytes at every pixel and residual are there: all of it was
     // checked for every pixel of the strip. Positions may move one past the row's end, which is never read.
     unsafe {
         if !shared.narrow.0.is_empty() {
-            narrow(shared.narrow.0, shared.narrow.1, &windows(at.bytes, shared.steps[0]), &mut acc);
+            narrow::<P, _, _>(shared.narrow.0, shared.narrow.1, &windows(at.bytes, shared.steps[0]), &mut acc);
         }
         if !shared.wide.0.is_empty() {
             wide(shared.wide.0, shared.wide.1, &windows(at.window, shared.steps[0] * 2), &mut acc);
@@ -487,44 +515,45 @@ unsafe fn wide_step<const VECTORS: usize, const SKIP: usize>(
     }
 }
 
-/// `acc += vpmaddwd(vpmaddubsw(x, w), 1)`: as [`wide_step`], on bytes.
-///
-/// # Safety
-/// The four bytes at `offset` are readable.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn narrow_step<const VECTORS: usize>(
-    window: *const u8,
-    offset: usize,
-    w: &[__m256i; VECTORS],
-    ones: __m256i,
-    acc: &mut [__m256i; VECTORS],
-) {
-    // SAFETY: reads the four bytes of the contract.
-    unsafe {
-        match acc.as_mut_slice() {
-            [a] => std::arch::asm!(
-                "vpbroadcastd {x}, [{window} + {offset}]",
-                "vpmaddubsw {x}, {x}, {w0}",
-                "vpmaddwd {x}, {x}, {ones}",
-                "vpaddd {a}, {a}, {x}",
-                window = in(reg) window, offset = in(reg) offset, w0 = in(ymm_reg) w[0], ones = in(ymm_reg) ones,
-                a = inout(ymm_reg) *a, x = out(ymm_reg) _,
-                options(readonly, nostack, preserves_flags)
-            ),
-            [a, b] => std::arch::asm!(
-                "vpbroadcastd {x}, [{window} + {offset}]",
-                "vpmaddubsw {t}, {x}, {w0}",
-                "vpmaddubsw {x}, {x}, {w1}",
-                "vpmaddwd {t}, {t}, {ones}",
-                "vpmaddwd {x}, {x}, {ones}",
-                "vpaddd {a}, {a}, {t}",
-                "vpaddd {b}, {b}, {x}",
-                window = in(reg) window, offset = in(reg) offset, w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1],
-                ones = in(ymm_reg) ones, a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _, t = out(ymm_reg) _,
-                options(readonly, nostack, preserves_flags)
-            ),
-            _ => unreachable!(),
+/// `acc += vpmaddwd(vpmaddubsw(x, w), 1)`.
+impl ByteProducts for Avx2 {
+    const SPARES_REGISTERS: bool = false;
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn step<const VECTORS: usize>(
+        window: *const u8,
+        offset: usize,
+        w: &[__m256i; VECTORS],
+        ones: __m256i,
+        acc: &mut [__m256i; VECTORS],
+    ) {
+        // SAFETY: reads the four bytes of the contract.
+        unsafe {
+            match acc.as_mut_slice() {
+                [a] => std::arch::asm!(
+                    "vpbroadcastd {x}, [{window} + {offset}]",
+                    "vpmaddubsw {x}, {x}, {w0}",
+                    "vpmaddwd {x}, {x}, {ones}",
+                    "vpaddd {a}, {a}, {x}",
+                    window = in(reg) window, offset = in(reg) offset, w0 = in(ymm_reg) w[0], ones = in(ymm_reg) ones,
+                    a = inout(ymm_reg) *a, x = out(ymm_reg) _,
+                    options(readonly, nostack, preserves_flags)
+                ),
+                [a, b] => std::arch::asm!(
+                    "vpbroadcastd {x}, [{window} + {offset}]",
+                    "vpmaddubsw {t}, {x}, {w0}",
+                    "vpmaddubsw {x}, {x}, {w1}",
+                    "vpmaddwd {t}, {t}, {ones}",
+                    "vpmaddwd {x}, {x}, {ones}",
+                    "vpaddd {a}, {a}, {t}",
+                    "vpaddd {b}, {b}, {x}",
+                    window = in(reg) window, offset = in(reg) offset, w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1],
+                    ones = in(ymm_reg) ones, a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _, t = out(ymm_reg) _,
+                    options(readonly, nostack, preserves_flags)
+                ),
+                _ => unreachable!(),
+            }
         }
     }
 }
@@ -532,10 +561,10 @@ unsafe fn narrow_step<const VECTORS: usize>(
 /// Byte products.
 ///
 /// # Safety
-/// Four bytes are readable at every offset of every window; `weights` hold `VECTORS * 32` bytes a group.
+/// There is a value of `P`. Four bytes are readable at every offset of every window; `weights` hold `VECTORS * 32` bytes a group.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn narrow<const VECTORS: usize, const PIXELS: usize>(
+unsafe fn narrow<P: ByteProducts, const VECTORS: usize, const PIXELS: usize>(
     offsets: &[u32],
     mut weights: *const u8,
     windows: &[*const u8; PIXELS],
@@ -547,7 +576,7 @@ unsafe fn narrow<const VECTORS: usize, const PIXELS: usize>(
         unsafe {
             let w = next_weights::<VECTORS>(&mut weights);
             for (acc, &window) in acc.iter_mut().zip(windows) {
-                narrow_step(window, offset as usize, &w, ones, acc);
+                P::step(window, offset as usize, &w, ones, acc);
             }
         }
     }

@@ -17,7 +17,7 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the value proves AVX2.
-            Isa::Avx2(_) => unsafe { avx2(loops) },
+            Isa::Avx2(_) | Isa::AvxVnni(_) | Isa::Avx512Vnni(_) => unsafe { avx2(loops) },
             _ => loops.run(),
         }
     }

@@ -6,6 +6,7 @@
 use super::depthwise::Depthwise;
 use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack};
 use super::pantry::{Pantry, Reader, Writer};
+use super::weights::Int8Weights;
 use super::winograd::{Job, Winograd};
 use super::{AddQuant, Error, Isa, Layout, OutputQuant, SLACK, check_multiplier, load, store, with_kernel};
 use std::ops::Range;
@@ -26,8 +27,8 @@ pub struct ConvParams<'a> {
     pub groups: usize,
     /// Zero point of the input as int8; also what the border holds.
     pub input_zero: i8,
-    /// `[output channel][input channel of its group][kernel height][kernel width]`, each less its zero point: -255..=255.
-    pub weights: &'a [i16],
+    /// `[output channel][input channel of its group][kernel height][kernel width]`.
+    pub weights: Int8Weights<'a>,
     /// One an output channel, in units of `input_scale * weight_scale`.
     pub bias: &'a [i32],
     /// `input_scale * weight_scale / output_scale`, one an output channel.
@@ -62,7 +63,7 @@ impl ConvParams<'_> {
 
     /// What packed weights depend on besides the numbers themselves.
     fn key(&self, isa: Isa, sums: bool) -> String {
-        let bare = ConvParams { weights: &[], bias: &[], multipliers: &[], ..self.clone() };
+        let bare = ConvParams { weights: Int8Weights::default(), bias: &[], multipliers: &[], ..self.clone() };
         format!("{} {} {bare:?}", isa.name(), if sums { "sums" } else { "bytes" })
     }
 
@@ -80,6 +81,13 @@ impl ConvParams<'_> {
         let [step_y, step_x] = self.steps();
         let windows = Grid { base: self.origin(), step_y, step_x };
         self.input.bytes().saturating_sub(windows.last(self.output.height, self.output.width))
+    }
+
+    /// Weights of an output channel, each less its zero point: -255..=255.
+    pub(crate) fn channel_weights(&self, channel: usize) -> impl Iterator<Item = i16> + Clone {
+        let count = self.input.channels / self.groups * self.kernel[0] * self.kernel[1];
+        let zero = self.weights.zero(channel);
+        self.weights.values[channel * count..][..count].iter().map(move |&weight| i16::from(weight) - zero)
     }
 
     pub(crate) fn is_depthwise(&self) -> bool {
@@ -105,13 +113,9 @@ impl ConvParams<'_> {
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.check_shape()?;
         let weights = [self.output.channels, self.input.channels / self.groups, self.kernel[0], self.kernel[1]];
-        let weights = weights.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
-        equal("weights", weights, self.weights.len())?;
+        self.weights.check(&weights, self.output.channels)?;
         equal("biases", self.output.channels, self.bias.len())?;
         equal("scales", self.output.channels, self.multipliers.len())?;
-        if let Some(index) = self.weights.iter().position(|w| !(-255..=255).contains(w)) {
-            return Err(Error::Weight { index, found: self.weights[index] });
-        }
         self.multipliers.iter().try_for_each(|&m| check_multiplier(m))
     }
 
@@ -673,9 +677,9 @@ fn stretches(params: &ConvParams, group: usize) -> Vec<Stretch> {
 pub(crate) fn taps_first(params: &ConvParams, channel: usize) -> Vec<i16> {
     let depth = params.input.channels / params.groups;
     let taps = params.kernel[0] * params.kernel[1];
-    let weights = &params.weights[channel * depth * taps..][..depth * taps];
+    let weights = params.channel_weights(channel);
     let mut out = Vec::with_capacity(taps * depth);
-    (0..taps).for_each(|tap| out.extend(weights.iter().skip(tap).step_by(taps)));
+    (0..taps).for_each(|tap| out.extend(weights.clone().skip(tap).step_by(taps)));
     out
 }
 

@@ -9,6 +9,7 @@ use super::compiled::Loops;
 use super::conv::{equal, positive};
 use super::pairs::{LANES, Pair, accumulate, pair};
 use super::rows::check_rows;
+use super::weights::Int8Weights;
 use super::{Error, Isa, Layout, OutputQuant, check_multiplier, store, widen};
 use std::ops::Range;
 
@@ -28,8 +29,8 @@ pub struct ConvTransposeParams<'a> {
     /// Divides input and output channels.
     pub groups: usize,
     pub input_zero: i8,
-    /// `[input channel][output channel of its group][kernel height][kernel width]`, each less its zero point: -255..=255.
-    pub weights: &'a [i16],
+    /// `[input channel][output channel of its group][kernel height][kernel width]`.
+    pub weights: Int8Weights<'a>,
     /// One an output channel, in units of `input_scale * weight_scale`.
     pub bias: &'a [i32],
     /// `input_scale * weight_scale / output_scale`, one an output channel.
@@ -45,7 +46,7 @@ impl ConvTransposeParams<'_> {
 
     fn weight(&self, input: usize, output: usize, tap: usize) -> i16 {
         let [_, outputs] = self.depths();
-        self.weights[(input * outputs + output % outputs) * self.kernel[0] * self.kernel[1] + tap]
+        self.weights.less_zero((input * outputs + output % outputs) * self.kernel[0] * self.kernel[1] + tap, output)
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -64,12 +65,9 @@ impl ConvTransposeParams<'_> {
         equal("input channels modulo groups", 0, self.input.channels % self.groups)?;
         equal("output channels modulo groups", 0, self.output.channels % self.groups)?;
         let weights = [self.input.channels, self.depths()[1], self.kernel[0], self.kernel[1]];
-        equal("weights", weights.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX), self.weights.len())?;
+        self.weights.check(&weights, self.output.channels)?;
         equal("biases", self.output.channels, self.bias.len())?;
         equal("scales", self.output.channels, self.multipliers.len())?;
-        if let Some(index) = self.weights.iter().position(|w| !(-255..=255).contains(w)) {
-            return Err(Error::Weight { index, found: self.weights[index] });
-        }
         self.multipliers.iter().try_for_each(|&m| check_multiplier(m))?;
         self.quant.check()?;
         (0..self.output.channels).try_for_each(|channel| self.check_sum(channel))
@@ -161,7 +159,7 @@ impl ConvTranspose {
             rows,
             columns: phases(params, 1, params.output.width),
             blocks: firsts.map(|(group, first)| block(params, group, first)).collect(),
-            macs: (params.input.height * params.input.width * params.weights.len()) as u64,
+            macs: (params.input.height * params.input.width * params.weights.values.len()) as u64,
         })
     }
 
@@ -361,7 +359,7 @@ mod tests {
             pad,
             groups,
             input_zero: random.value(),
-            weights: weights(random, taps * outputs).leak(),
+            weights: weights(random, taps * outputs, outputs),
             bias: (0..outputs).map(|_| random.range(0..200_000) as i32 - 100_000).collect::<Vec<_>>().leak(),
             multipliers: (0..outputs).map(|_| random.multiplier(taps)).collect::<Vec<_>>().leak(),
             quant: random.quant(),
@@ -395,11 +393,11 @@ mod tests {
             change(&mut params);
             ConvTranspose::prepare(Isa::best(), &params).err().map(|e| e.to_string()).unwrap_or_default()
         };
-        assert!(refused(&|p| p.weights = &p.weights[1..]).contains("weights: expected"));
+        assert!(refused(&|p| p.weights.values = &p.weights.values[1..]).contains("weights: expected"));
         assert!(refused(&|p| p.stride[1] = 0).contains("stride: 0"));
         assert!(refused(&|p| p.dilation[0] = usize::MAX).contains("dilation"));
         assert!(refused(&|p| p.bias = vec![i32::MAX; p.bias.len()].leak()).contains("beyond the 2147483647"));
-        assert!(refused(&|p| p.weights = vec![-256; p.weights.len()].leak()).contains("weight 0 is -256"));
+        assert!(refused(&|p| p.weights.zeros = vec![1; p.bias.len() + 1].leak()).contains("zero points of the weights"));
         assert!(refused(&|p| p.pad[0] = 1 << 30).contains("padding"));
     }
 }

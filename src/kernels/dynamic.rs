@@ -208,7 +208,8 @@ impl Depthwise {
     fn new(params: &ConvParams) -> Depthwise {
         let [height, width] = params.kernel;
         let (channels, taps) = (params.output.channels, height * width);
-        let weight = |tap: usize, c: usize| if c < channels { params.weights[c * taps + tap] } else { 0 };
+        let weights: Vec<Vec<i16>> = (0..channels).map(|channel| params.channel_weights(channel).collect()).collect();
+        let weight = |tap: usize, channel: usize| weights.get(channel).map_or(0, |weights| weights[tap]);
         let step = |tap: usize, first: usize| std::array::from_fn(|lane| weight(tap, first + lane));
         Depthwise {
             weights: (0..taps).flat_map(|tap| (0..channels).step_by(STEP).map(move |first| step(tap, first))).collect(),

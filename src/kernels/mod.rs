@@ -5,6 +5,7 @@
 //! | `layout` | where an activation's bytes lie, borders and slack |
 //! | `requant` | the one definition of accumulator -> int8 |
 //! | `reference` | every operator in its plainest form: the specification and the oracle |
+//! | `weights` | weights as the model has them |
 //! | `pack` | weights in the order the inner loops read them, and which of them are exact in which loop |
 //! | `stored`, `pantry` | arrays in place, of memory or of a file; packed weights that are kept for the next start |
 //! | `conv`, `depthwise`, `pool`, `elementwise` | an operator: parameters checked and packed at load, then a lean `run` |
@@ -14,7 +15,7 @@
 //! | `dense`, `gather` | tensors in and out of their layouts, copies, rearrangements |
 //! | `compiled`, `pairs` | plain loops compiled once an instruction set; the inner loop of products of two activations |
 //! | `rows`, `transpose` | what those operators share: walks over pixels, bytes between pixels and planes |
-//! | `portable`, `avx2`, `neon`, `neon32` | inner loops of one instruction set; their constructor proves that the CPU has it |
+//! | `portable`, `avx2`, `vnni`, `neon`, `neon32` | inner loops of one instruction set; their constructor proves that the CPU has it |
 //! | `cursor` | a walk over the pixels of a strip, for the loops of ARM |
 //!
 //! # Contract
@@ -56,12 +57,16 @@ mod softmax;
 #[allow(unsafe_code)]
 mod stored;
 mod transpose;
+mod weights;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "chosen by x86 only"))]
 mod winograd;
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod vnni;
 
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code)]
@@ -93,6 +98,7 @@ pub use requant::{AddQuant, MulQuant, OutputQuant, check_multiplier, check_scale
 pub use resize::{Between, ResizeLinear};
 pub use softmax::{Softmax, SoftmaxQuant};
 pub use stored::Stable;
+pub use weights::Int8Weights;
 
 use std::fmt;
 
@@ -123,6 +129,10 @@ pub enum Isa {
     Portable(portable::Portable),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(vnni::AvxVnni),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(vnni::Avx512Vnni),
     #[cfg(target_arch = "aarch64")]
     Neon(neon::Neon),
     #[cfg(target_arch = "aarch64")]
@@ -139,6 +149,10 @@ macro_rules! with_kernel {
             $crate::kernels::Isa::Portable($kernel) => $body,
             #[cfg(target_arch = "x86_64")]
             $crate::kernels::Isa::Avx2($kernel) => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernels::Isa::AvxVnni($kernel) => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernels::Isa::Avx512Vnni($kernel) => $body,
             #[cfg(target_arch = "aarch64")]
             $crate::kernels::Isa::Neon($kernel) => $body,
             #[cfg(target_arch = "aarch64")]
@@ -155,7 +169,11 @@ impl Isa {
     pub fn supported() -> Vec<Isa> {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
-        all.extend(avx2::Avx2::new().map(Isa::Avx2));
+        all.extend(
+            [vnni::Avx512Vnni::new().map(Isa::Avx512Vnni), vnni::AvxVnni::new().map(Isa::AvxVnni), avx2::Avx2::new().map(Isa::Avx2)]
+                .into_iter()
+                .flatten(),
+        );
         #[cfg(target_arch = "aarch64")]
         all.extend(neon::Dotprod::new().map(Isa::Dotprod).into_iter().chain(neon::Neon::new().map(Isa::Neon)));
         #[cfg(target_arch = "arm")]
@@ -175,6 +193,10 @@ impl Isa {
             Isa::Portable(_) => "portable",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni(_) => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni(_) => "avx512-vnni",
             #[cfg(target_arch = "aarch64")]
             Isa::Neon(_) => "neon",
             #[cfg(target_arch = "aarch64")]
@@ -202,8 +224,6 @@ pub enum Error {
     Parameter { what: &'static str, found: usize },
     /// A window of the padded operator leaves the input's border.
     Border { side: &'static str, needed: usize, found: usize },
-    /// A weight less its zero point outside -255..=255.
-    Weight { index: usize, found: i16 },
     /// The exact sum can exceed 32 bits.
     Accumulator { channel: usize, bound: u64 },
     /// A scale ratio that is zero, not finite, denormal or above 2^60.
@@ -223,7 +243,6 @@ impl fmt::Display for Error {
             Error::Mismatch { what, expected, found } => write!(f, "{what}: expected {expected}, found {found}"),
             Error::Parameter { what, found } => write!(f, "{what}: {found} is out of range"),
             Error::Border { side, needed, found } => write!(f, "{side} border of the input: {needed} pixels needed, {found} there"),
-            Error::Weight { index, found } => write!(f, "weight {index} is {found} from its zero point, outside -255..=255"),
             Error::Accumulator { channel, bound } => {
                 write!(f, "output channel {channel} can sum to {bound}, beyond the {} of an int32", i32::MAX)
             }

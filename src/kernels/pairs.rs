@@ -24,7 +24,7 @@ pub(crate) fn accumulate<const PIXELS: usize>(isa: Isa, x: [&[Pair]; PIXELS], w:
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the value proves AVX2; the lengths are equal.
-        Isa::Avx2(_) => unsafe { avx2(x, w, acc) },
+        Isa::Avx2(_) | Isa::AvxVnni(_) | Isa::Avx512Vnni(_) => unsafe { avx2(x, w, acc) },
         _ => portable(x, w, acc),
     }
 }

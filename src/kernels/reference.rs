@@ -69,7 +69,7 @@ fn sums(p: &ConvParams, input: &[i8]) -> Vec<i64> {
                             let y = tap(oy, ky, p.stride[0], p.dilation[0], p.pad[0]);
                             let x = tap(ox, kx, p.stride[1], p.dilation[1], p.pad[1]);
                             let value = at(input, &geometry, y, x, o / out_per_group * in_per_group + i).unwrap_or(p.input_zero);
-                            let weight = p.weights[((o * in_per_group + i) * p.kernel[0] + ky) * p.kernel[1] + kx];
+                            let weight = p.weights.less_zero(((o * in_per_group + i) * p.kernel[0] + ky) * p.kernel[1] + kx, o);
                             acc += (i64::from(value) - i64::from(p.input_zero)) * i64::from(weight);
                         }
                     }
@@ -94,8 +94,8 @@ pub fn conv_transpose(p: &ConvTransposeParams, input: &[i8]) -> Vec<i8> {
         for o in 0..out_per_group {
             for (ky, kx) in (0..p.kernel[0]).flat_map(|ky| (0..p.kernel[1]).map(move |kx| (ky, kx))) {
                 if let (Some(oy), Some(ox)) = (place(y, ky, 0, out.height), place(x, kx, 1, out.width)) {
-                    let weight = p.weights[((i * out_per_group + o) * p.kernel[0] + ky) * p.kernel[1] + kx];
                     let channel = i / in_per_group * out_per_group + o;
+                    let weight = p.weights.less_zero(((i * out_per_group + o) * p.kernel[0] + ky) * p.kernel[1] + kx, channel);
                     let sum = &mut sums[(oy * out.width + ox) * out.channels + channel];
                     *sum += (i64::from(value) - i64::from(p.input_zero)) * i64::from(weight);
                 }

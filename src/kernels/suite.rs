@@ -84,14 +84,19 @@ impl Random {
 }
 
 /// Weight distributions: inside the pair rule, mostly inside, the full int8 range, and beyond it (asymmetric weights).
-pub(super) fn weights(random: &mut Random, count: usize) -> Vec<i16> {
-    match random.range(0..5) {
-        0 => (0..count).map(|_| random.range(0..129) as i16 - 64).collect(),
-        1 => (0..count).map(|_| if random.chance(200) { 127 } else { random.range(0..81) as i16 - 40 }).collect(),
-        2 => (0..count).map(|_| random.pick(&[-128i16, 127])).collect(),
-        3 => (0..count).map(|_| random.range(0..511) as i16 - 255).collect(),
-        _ => (0..count).map(|_| i16::from(random.value())).collect(),
-    }
+pub(super) fn weights(random: &mut Random, count: usize, channels: usize) -> Int8Weights<'static> {
+    let values = match random.range(0..4) {
+        0 => (0..count).map(|_| (random.range(0..129) as i16 - 64) as i8).collect(),
+        1 => (0..count).map(|_| if random.chance(200) { 127 } else { random.range(0..81) as i8 - 40 }).collect(),
+        2 => (0..count).map(|_| random.pick(&[-128, 127])).collect(),
+        _ => random.values(count),
+    };
+    let zeros = match random.range(0..10) {
+        0 => random.values(1),
+        1 => random.values(channels),
+        _ => Vec::new(),
+    };
+    Int8Weights { values: values.leak(), zeros: zeros.leak() }
 }
 
 /// Owns what a [`ConvParams`] borrows.
@@ -165,7 +170,7 @@ impl ConvCase {
             pad,
             groups,
             input_zero: random.value(),
-            weights: weights(random, out_channels * taps).leak(),
+            weights: weights(random, out_channels * taps, out_channels),
             bias: (0..out_channels).map(|_| random.range(0..200_000) as i32 - 100_000).collect::<Vec<_>>().leak(),
             multipliers: (0..out_channels).map(|_| random.multiplier(taps)).collect::<Vec<_>>().leak(),
             quant,
@@ -224,7 +229,7 @@ fn through_a_pantry(isa: Isa, params: &ConvParams) -> Conv {
     let Pantry::Filling(writer) = pantry else { panic!("no longer filling") };
     writer.finish().unwrap();
     let mut pantry = Pantry::Stocked(Reader::new(shelf.stable(), 0));
-    let bare = ConvParams { weights: &[], bias: &[], multipliers: &[], ..params.clone() };
+    let bare = ConvParams { weights: Int8Weights::default(), bias: &[], multipliers: &[], ..params.clone() };
     let taken = Conv::kept(isa, &bare, &mut pantry);
     assert!(matches!(pantry, Pantry::Stocked(reader) if reader.is_empty()), "all is read: {params:?}");
     assert_eq!(taken.is_none(), params.is_depthwise(), "{params:?}");
@@ -301,7 +306,7 @@ fn rows_larger_than_a_chunk_and_deep_sums_equal_the_reference() {
             dilation: [1, 1],
             pad: [kernel / 2; 2],
             groups: 1,
-            weights: (0..out * taps).map(|_| i16::from(random.value())).collect::<Vec<_>>().leak(),
+            weights: Int8Weights { values: random.values(out * taps).leak(), zeros: &[] },
             bias: vec![-9; out].leak(),
             multipliers: vec![random.multiplier(taps); out].leak(),
             residual: None,
@@ -348,7 +353,7 @@ fn requantization_equals_the_reference_at_its_edges() {
                 pad: [0, 0],
                 groups: if depthwise { channels } else { 1 },
                 input_zero: random.value(),
-                weights: vec![0; channels].leak(),
+                weights: Int8Weights { values: vec![0; channels].leak(), zeros: &[] },
                 bias: bias.clone().leak(),
                 multipliers: multipliers.clone().leak(),
                 quant,
@@ -467,11 +472,11 @@ fn bad_parameters_are_refused_with_what_was_wrong() {
     };
     assert!(refused(&|p| p.input.border.top = p.pad[0] - 1).contains("top border"));
     assert!(refused(&|p| p.multipliers = vec![f32::NAN; p.multipliers.len()].leak()).contains("scale ratio NaN"));
-    assert!(refused(&|p| p.weights = &p.weights[1..]).contains("weights: expected"));
+    assert!(refused(&|p| p.weights.values = &p.weights.values[1..]).contains("weights: expected"));
     assert!(refused(&|p| p.bias = vec![i32::MAX; p.bias.len()].leak()).contains("beyond the 2147483647"));
     assert!(refused(&|p| p.stride[1] = 0).contains("stride: 0"));
     assert!(refused(&|p| p.groups = 0).contains("groups: 0"));
     assert!(refused(&|p| p.dilation[0] = usize::MAX).contains("dilation"));
     assert!(refused(&|p| p.quant = OutputQuant { zero_point: 0, low: 1, high: 0 }).contains("1..=0 is empty"));
-    assert!(refused(&|p| p.weights = vec![300; p.weights.len()].leak()).contains("weight 0 is 300"));
+    assert!(refused(&|p| p.weights.zeros = vec![1; p.bias.len() + 1].leak()).contains("zero points of the weights"));
 }

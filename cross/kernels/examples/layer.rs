@@ -1,7 +1,7 @@
 //! `layer HEIGHT WIDTH CHANNELS OUT KERNEL STRIDE RUNS`: prepares one convolution (depthwise where OUT is `dw`; KERNEL is a number
 //! or HEIGHTxWIDTH) with "same" padding and runs it RUNS times with the fastest kernel of this CPU. For counting the instructions of one layer.
 
-use jouled_kernels::kernels::{Conv, ConvParams, Isa, Layout, OutputQuant};
+use jouled_kernels::kernels::{Conv, ConvParams, Int8Weights, Isa, Layout, OutputQuant};
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -13,7 +13,7 @@ fn main() {
     let kernel = [sides.0, sides.1].map(|side| side.parse::<usize>().expect("a kernel size"));
     let output = Layout::new(height.div_ceil(stride), width.div_ceil(stride), out);
     let depth = if depthwise { 1 } else { channels };
-    let weights: Vec<i16> = (0..out * depth * kernel[0] * kernel[1]).map(|i| (i * 37 % 201) as i16 - 100).collect();
+    let weights: Vec<i8> = (0..out * depth * kernel[0] * kernel[1]).map(|i| (i * 37 % 201) as u8 as i8).collect();
     let (bias, multipliers) = (vec![7; out], vec![0.003; out]);
     let mut params = ConvParams {
         input: Layout::new(height, width, channels),
@@ -24,7 +24,7 @@ fn main() {
         pad: kernel.map(|side| (side - 1) / 2),
         groups: if depthwise { channels } else { 1 },
         input_zero: 3,
-        weights: &weights,
+        weights: Int8Weights { values: &weights, zeros: &[] },
         bias: &bias,
         multipliers: &multipliers,
         quant: OutputQuant::full(-128),

@@ -91,7 +91,7 @@ impl ConvDraft {
         fitted: &Fitted,
         layouts: &[Layout],
     ) -> Result<kernels::Conv, kernels::Error> {
-        if let Some(kept) = kernels::Conv::kept(isa, &self.params(fitted, layouts, &Numbers::default()), pantry) {
+        if let Some(kept) = kernels::Conv::kept(isa, &self.params(fitted, layouts, &[], &Numbers::default()), pantry) {
             return Ok(kept);
         }
         // At most one form of the weights beside the packed ones.
@@ -99,13 +99,12 @@ impl ConvDraft {
         if self.depth_first {
             weights = Arc::new(weights.permuted(&[1, 0]));
         }
-        let numbers = self.conv.numbers(&self.op, &weights);
-        drop(weights);
-        kernels::Conv::prepare_from(isa, &self.params(fitted, layouts, &numbers), pantry)
+        let numbers = self.conv.product.numbers(&self.op, weights.shape[0]);
+        kernels::Conv::prepare_from(isa, &self.params(fitted, layouts, &weights.values, &numbers), pantry)
     }
 
-    fn params<'a>(&'a self, fitted: &Fitted, layouts: &[Layout], numbers: &'a Numbers) -> kernels::ConvParams<'a> {
-        let params = self.conv.params(&self.op, fitted, [layouts[0], layouts[layouts.len() - 1]], numbers);
+    fn params<'a>(&'a self, fitted: &Fitted, layouts: &[Layout], weights: &'a [i8], numbers: &'a Numbers) -> kernels::ConvParams<'a> {
+        let params = self.conv.params(&self.op, fitted, [layouts[0], layouts[layouts.len() - 1]], weights, numbers);
         kernels::ConvParams { residual: self.residual.map(|quant| (quant, layouts[1])), ..params }
     }
 

@@ -72,8 +72,15 @@ impl Conv {
         Ok((fitted, Layout::new(height, input[axes + 1], channels), Layout::new(fitted.output[0], fitted.output[1], out)))
     }
 
-    /// The kernel's parameters over `numbers` (weights, bias, multipliers).
-    pub fn params<'a>(&self, op: &Operator, fitted: &Fitted, layouts: [Layout; 2], numbers: &'a Numbers) -> ConvParams<'a> {
+    /// The kernel's parameters. `weights` have the output channels first.
+    pub fn params<'a>(
+        &'a self,
+        op: &Operator,
+        fitted: &Fitted,
+        layouts: [Layout; 2],
+        weights: &'a [i8],
+        numbers: &'a Numbers,
+    ) -> ConvParams<'a> {
         ConvParams {
             input: layouts[0],
             output: layouts[1],
@@ -83,7 +90,7 @@ impl Conv {
             pad: fitted.pad,
             groups: self.groups,
             input_zero: op.inputs[0].zero,
-            weights: &numbers.weights,
+            weights: self.product.weights(weights),
             bias: &numbers.bias,
             multipliers: &numbers.multipliers,
             quant: self.product.quant(op),
@@ -93,14 +100,7 @@ impl Conv {
 
     /// The border that the input must have.
     pub fn padding(&self, op: &Operator, fitted: &Fitted, layouts: [Layout; 2]) -> Border {
-        self.params(op, fitted, layouts, &Numbers::default()).border()
-    }
-
-    /// `weights` have the output channels first.
-    pub fn numbers(&self, op: &Operator, weights: &Array) -> Numbers {
-        let out = weights.shape[0];
-        let each = weights.values.len() / out.max(1);
-        self.product.numbers(op, weights, out, |i| i / each.max(1))
+        self.params(op, fitted, layouts, &[], &Numbers::default()).border()
     }
 }
 
@@ -117,8 +117,8 @@ impl Behaviour for Conv {
 
     fn eval(&self, op: &Operator, inputs: &[Array]) -> Result<Array, String> {
         let (fitted, from, to) = self.fit(&inputs[0].shape, &inputs[1].shape)?;
-        let numbers = self.numbers(op, &inputs[1]);
-        let params = self.params(op, &fitted, [from, to], &numbers);
+        let numbers = self.product.numbers(op, to.channels);
+        let params = self.params(op, &fitted, [from, to], &inputs[1].values, &numbers);
         let spatial = fitted.spatial(self.window.kernel.len());
         Ok(inputs[0].by_images(spatial, to.channels, |image| reference::conv2d(&params, image)))
     }

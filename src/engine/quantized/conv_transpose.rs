@@ -74,14 +74,13 @@ impl ConvTranspose {
         Ok((sizes.clone(), image(&input[2..], input[1]), image(&sizes, channels)))
     }
 
-    fn numbers(&self, op: &Operator, weights: &Array) -> Numbers {
-        let taps: usize = weights.shape[2..].iter().product();
-        let (per_group, per_input) = (weights.shape[1], weights.shape[0] / self.groups);
-        let channel = |i: usize| i / (taps * per_group) / per_input * per_group + i / taps % per_group;
-        self.product.numbers(op, weights, per_group * self.groups, channel)
-    }
-
-    fn params<'a>(&self, op: &Operator, kernel: &[usize], input: Layout, output: Layout, numbers: &'a Numbers) -> ConvTransposeParams<'a> {
+    fn params<'a>(
+        &'a self,
+        op: &Operator,
+        [input, output]: [Layout; 2],
+        weights: &'a Array,
+        numbers: &'a Numbers,
+    ) -> ConvTransposeParams<'a> {
         let pair = |list: &[usize], default: usize| match list {
             [height, width] => [*height, *width],
             _ => [default, list[0]],
@@ -89,13 +88,13 @@ impl ConvTranspose {
         ConvTransposeParams {
             input,
             output,
-            kernel: pair(kernel, 1),
+            kernel: pair(&weights.shape[2..], 1),
             stride: pair(&self.stride, 1),
             dilation: pair(&self.dilation, 1),
             pad: pair(&self.pads[..self.stride.len()], 0),
             groups: self.groups,
             input_zero: op.inputs[0].zero,
-            weights: &numbers.weights,
+            weights: self.product.weights(&weights.values),
             bias: &numbers.bias,
             multipliers: &numbers.multipliers,
             quant: self.product.quant(op),
@@ -116,8 +115,8 @@ impl Behaviour for ConvTranspose {
 
     fn eval(&self, op: &Operator, inputs: &[Array]) -> Result<Array, String> {
         let (sizes, from, to) = self.fit(&inputs[0].shape, &inputs[1].shape)?;
-        let numbers = self.numbers(op, &inputs[1]);
-        let params = self.params(op, &inputs[1].shape[2..], from, to, &numbers);
+        let numbers = self.product.numbers(op, to.channels);
+        let params = self.params(op, [from, to], &inputs[1], &numbers);
         Ok(inputs[0].by_images(&sizes, to.channels, |image| reference::conv_transpose(&params, image)))
     }
 
@@ -130,10 +129,9 @@ impl Behaviour for ConvTranspose {
         let roles = Roles::first(shape.len());
         let input = to.image(&inputs[0], &roles, None, op.inputs[0])?;
         let output = to.output(&self.shape(op, &[shape, weights.shape.clone()])?, &roles, op.output);
-        let (conv, op, numbers) = (self.clone(), op.clone(), self.numbers(op, &weights));
-        let draft = Simple(move |isa, l: &[Layout]| {
-            kernels::ConvTranspose::prepare(isa, &conv.params(&op, &weights.shape[2..], l[0], l[1], &numbers))
-        });
+        let (conv, op, numbers) = (self.clone(), op.clone(), self.product.numbers(op, weights.shape[1] * self.groups));
+        let draft =
+            Simple(move |isa, l: &[Layout]| kernels::ConvTranspose::prepare(isa, &conv.params(&op, [l[0], l[1]], &weights, &numbers)));
         Ok(Some(to.push(Box::new(draft), &[input], output)))
     }
 }

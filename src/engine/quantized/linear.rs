@@ -107,9 +107,10 @@ impl Behaviour for Linear {
         let [rows, depth, columns] = self.sizes(&inputs[0].shape, &inputs[1].shape)?;
         let conv = self.conv();
         let weights = if self.transposed { inputs[1].clone() } else { inputs[1].permuted(&[1, 0]) };
-        let numbers = conv.numbers(op, &weights);
+        let numbers = conv.product.numbers(op, columns);
         let fitted = conv.window.fit(&[1, rows])?;
-        let params = conv.params(op, &fitted, [Layout::new(1, rows, depth), Layout::new(1, rows, columns)], &numbers);
+        let layouts = [Layout::new(1, rows, depth), Layout::new(1, rows, columns)];
+        let params = conv.params(op, &fitted, layouts, &weights.values, &numbers);
         let shape = self.shape(op, &[inputs[0].shape.clone(), inputs[1].shape.clone()])?;
         Ok(Array { shape, values: reference::conv2d(&params, &inputs[0].values) })
     }

@@ -1,12 +1,12 @@
 //! What convolutions and matrix products with constant weights share: scales and zero points of the weights, the bias, and the
 //! way from a sum of products to the output.
 
-use super::{Array, Operator, QuantizedType};
+use super::{Operator, QuantizedType};
 use crate::engine::onnx::graph::input;
 use crate::engine::onnx::pb::NodeProto;
 use crate::engine::onnx::tensor;
 use crate::engine::recognize::{Context, Weights};
-use crate::kernels::OutputQuant;
+use crate::kernels::{Int8Weights, OutputQuant};
 use serde::{Deserialize, Serialize};
 
 /// Everything but the weights themselves.
@@ -58,13 +58,15 @@ impl Product {
         Ok(())
     }
 
-    /// What kernels take of `weights`, in their order; `channel(i)` is the output channel, of `channels`, of element `i`.
-    pub fn numbers(&self, op: &Operator, weights: &Array, channels: usize, channel: impl Fn(usize) -> usize) -> Numbers {
-        let symmetric = self.weight_zeros.iter().all(|&zero| zero == 0);
-        let zero = |i: usize| if symmetric { 0 } else { i16::from(self.weight_zeros[channel(i) % self.weight_zeros.len()]) };
+    /// `values` with their zero points, as the kernels take them.
+    pub fn weights<'a>(&'a self, values: &'a [i8]) -> Int8Weights<'a> {
+        Int8Weights { values, zeros: &self.weight_zeros }
+    }
+
+    /// What kernels take besides the weights.
+    pub fn numbers(&self, op: &Operator, channels: usize) -> Numbers {
         let scale = |c: usize| self.weight_scales[c % self.weight_scales.len()];
         Numbers {
-            weights: weights.values.iter().enumerate().map(|(i, &w)| i16::from(w) - zero(i)).collect(),
             bias: if self.bias.is_empty() { vec![0; channels] } else { self.bias.clone() },
             multipliers: (0..channels).map(|c| op.inputs[0].scale * scale(c) / op.output.scale).collect(),
         }
@@ -75,11 +77,9 @@ impl Product {
     }
 }
 
-/// The numbers of a product, as the kernels take them.
+/// The numbers of a product's output channels, as the kernels take them.
 #[derive(Clone, Debug, Default)]
 pub struct Numbers {
-    /// Less their zero points.
-    pub weights: Vec<i16>,
     /// One an output channel.
     pub bias: Vec<i32>,
     /// `input_scale * weight_scale / output_scale`, one an output channel.
