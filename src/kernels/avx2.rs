@@ -45,7 +45,7 @@ impl Avx2 {
 }
 
 impl Kernel for Avx2 {
-    const STYLE: Style = Style { rule: NarrowRule::Pairs, order: [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15] };
+    const STYLE: Style = Style { rule: NarrowRule::Pairs, order: [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15], pairs: false };
 
     fn strip(self, strip: &mut Strip<'_>) {
         dense(self, self, strip);

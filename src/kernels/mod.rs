@@ -137,6 +137,8 @@ pub enum Isa {
     Neon(neon::Neon),
     #[cfg(target_arch = "aarch64")]
     Dotprod(neon::Dotprod),
+    #[cfg(target_arch = "aarch64")]
+    I8mm(neon::I8mm),
     #[cfg(target_arch = "arm")]
     Neon32(neon32::Neon32),
 }
@@ -157,6 +159,8 @@ macro_rules! with_kernel {
             $crate::kernels::Isa::Neon($kernel) => $body,
             #[cfg(target_arch = "aarch64")]
             $crate::kernels::Isa::Dotprod($kernel) => $body,
+            #[cfg(target_arch = "aarch64")]
+            $crate::kernels::Isa::I8mm($kernel) => $body,
             #[cfg(target_arch = "arm")]
             $crate::kernels::Isa::Neon32($kernel) => $body,
         }
@@ -175,7 +179,11 @@ impl Isa {
                 .flatten(),
         );
         #[cfg(target_arch = "aarch64")]
-        all.extend(neon::Dotprod::new().map(Isa::Dotprod).into_iter().chain(neon::Neon::new().map(Isa::Neon)));
+        all.extend(
+            [neon::I8mm::new().map(Isa::I8mm), neon::Dotprod::new().map(Isa::Dotprod), neon::Neon::new().map(Isa::Neon)]
+                .into_iter()
+                .flatten(),
+        );
         #[cfg(target_arch = "arm")]
         all.extend(neon32::Neon32::new().map(Isa::Neon32));
         all.push(Isa::Portable(portable::Portable));
@@ -201,6 +209,8 @@ impl Isa {
             Isa::Neon(_) => "neon",
             #[cfg(target_arch = "aarch64")]
             Isa::Dotprod(_) => "dotprod",
+            #[cfg(target_arch = "aarch64")]
+            Isa::I8mm(_) => "i8mm",
             #[cfg(target_arch = "arm")]
             Isa::Neon32(_) => "neon32",
         }

@@ -19,6 +19,7 @@ use std::ops::Range;
 
 mod depthwise;
 mod epilogue;
+mod matrix;
 
 pub(crate) use depthwise::ByteTaps;
 use epilogue::{Finish, get, plus, put_sums, scaled};
@@ -30,6 +31,10 @@ pub struct Neon(());
 /// Proof that the CPU has NEON and its dot products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dotprod(());
+
+/// Proof that the CPU has NEON, its dot products and its matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct I8mm(Dotprod);
 
 const NATURAL: [usize; LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
@@ -56,7 +61,7 @@ impl Dotprod {
 }
 
 impl Kernel for Neon {
-    const STYLE: Style = Style { rule: NarrowRule::NoMinimum, order: NATURAL };
+    const STYLE: Style = Style { rule: NarrowRule::NoMinimum, order: NATURAL, pairs: false };
 
     fn strip(self, strip: &mut Strip<'_>) {
         strip.check();
@@ -84,13 +89,10 @@ impl Kernel for Neon {
 }
 
 impl Kernel for Dotprod {
-    const STYLE: Style = Style { rule: NarrowRule::Always, order: NATURAL };
+    const STYLE: Style = Style { rule: NarrowRule::Always, order: NATURAL, pairs: false };
 
     fn strip(self, strip: &mut Strip<'_>) {
-        strip.check();
-        // Runs are read 16 bytes at a time, the last one too.
-        let end = strip.windows.last(strip.height, strip.width) + strip.block.span();
-        assert!(end + 16 - GROUP <= strip.input.len());
+        check_dots(strip);
         // SAFETY: `self` proves the dot products; the strip was checked.
         unsafe {
             match strip.block.weights() {
@@ -110,6 +112,47 @@ impl Kernel for Dotprod {
         // SAFETY: `self` proves the dot products; the buffers were checked.
         unsafe { depthwise::rows(dw, input, output, rows, true) }
     }
+}
+
+impl I8mm {
+    pub(crate) fn new() -> Option<I8mm> {
+        Dotprod::new().filter(|_| is_aarch64_feature_detected!("i8mm")).map(I8mm)
+    }
+
+    pub(crate) fn peak_loop(self, iterations: usize) -> usize {
+        // SAFETY: `self` proves the matrix products.
+        unsafe { matrix::peak(iterations) }
+    }
+}
+
+impl Kernel for I8mm {
+    const STYLE: Style = Style { pairs: true, ..Dotprod::STYLE };
+
+    fn strip(self, strip: &mut Strip<'_>) {
+        match strip.block.weights() {
+            Weights::Narrow(weights) if strip.block.paired => {
+                check_dots(strip);
+                // SAFETY: `self` proves dot and matrix products; the strip was checked.
+                unsafe { matrix::rows(strip, weights.as_slice().as_ptr()) }
+            }
+            _ => self.0.strip(strip),
+        }
+    }
+
+    fn widen(self, bytes: &[u8], wide: &mut [u8]) {
+        self.0.widen(bytes, wide);
+    }
+
+    fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
+        self.0.depthwise(dw, input, output, rows);
+    }
+}
+
+/// [`Strip::check`] for loops that read runs 16 bytes at a time, the last one too.
+fn check_dots(strip: &Strip<'_>) {
+    strip.check();
+    let end = strip.windows.last(strip.height, strip.width) + strip.block.span();
+    assert!(end + 16 - GROUP <= strip.input.len());
 }
 
 /// Independent `SMULL`, `SMLAL`, `SADALP` chains on registers.
@@ -219,13 +262,19 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Requantizes and writes `QUADS * 4` lanes from `lane` of `PIXELS` pixels.
+    /// Requantizes and writes `QUADS * 4` lanes from `lane` of `PIXELS` pixels. `CALLER` numbers its callers: what one alone calls is
+    /// inlined there, and sums stay in registers.
     ///
     /// # Safety
     /// `at` are places of the strip's pixels.
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn emit<const QUADS: usize, const PIXELS: usize>(&self, acc: [[int32x4_t; QUADS]; PIXELS], lane: usize, at: &[Place; PIXELS]) {
+    unsafe fn emit<const CALLER: u8, const QUADS: usize, const PIXELS: usize>(
+        &self,
+        acc: [[int32x4_t; QUADS]; PIXELS],
+        lane: usize,
+        at: &[Place; PIXELS],
+    ) {
         // SAFETY: scale has 16 lanes; the lanes are part of `columns` where all are written.
         unsafe {
             if !matches!(self.after, After::Quantize(_)) || self.columns < lane + 4 * QUADS {
@@ -290,6 +339,7 @@ macro_rules! each_tile {
         }
     }};
 }
+use each_tile;
 
 /// # Safety
 /// `strip.check()` passed; `weights` are the block's, wide or narrow as `FORM` says.
@@ -322,7 +372,7 @@ unsafe fn tile<const FORM: bool, const PIXELS: usize>(shared: &Shared<'_>, at: &
                 narrow(shared, lane, at, &mut acc);
             }
             let sums = acc.map(|acc| [vpaddq_s32(acc[0], acc[1]), vpaddq_s32(acc[2], acc[3])]);
-            shared.emit(sums, lane, at);
+            shared.emit::<0, 2, PIXELS>(sums, lane, at);
         }
     }
 }
@@ -592,7 +642,7 @@ unsafe fn dot_tile<const QUADS: usize, const PIXELS: usize>(shared: &Shared<'_>,
                 }
             }
         }
-        shared.emit(acc, 0, at);
+        shared.emit::<1, QUADS, PIXELS>(acc, 0, at);
     }
 }
 

@@ -49,7 +49,7 @@ impl Neon32 {
 }
 
 impl Kernel for Neon32 {
-    const STYLE: Style = Style { rule: NarrowRule::NoMinimum, order: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15] };
+    const STYLE: Style = Style { rule: NarrowRule::NoMinimum, order: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], pairs: false };
 
     fn strip(self, strip: &mut Strip<'_>) {
         strip.check();

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //!   narrow (i8):  [group][lane][4]                 one 32-bit broadcast of input meets `lanes * 4` bytes of weights
+//!                 [pair of groups][lane][2][4]     the same for matrix instructions, where a run has two groups left
 //!   wide (i16):   [group][half][lane][2]           the same with the input widened to 16 bits: two broadcasts
 //! ```
 //!
@@ -30,6 +31,8 @@ pub(crate) const GROUP: usize = 4;
 pub(crate) const LANES: usize = 16;
 /// Splitting costs one more group each, the wide loop about a quarter more than the narrow one for every group.
 const SPLIT_LIMIT: f32 = 0.25;
+/// Groups of a run that matrix instructions are worth it for.
+const PAIRED_RUN: usize = 4;
 /// A mixed block needs its input in both widths and two loops a tile: not for fewer narrow groups than this.
 const MIX_LIMIT: f32 = 0.15;
 
@@ -79,6 +82,9 @@ pub(crate) struct Block {
     runs: Vec<Run>,
     offsets: Aligned<u32>,
     weights: Weights,
+    /// True where two narrow groups of a run, from its first on, lie side by side: `[pair of groups][lane][2][4]`.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "the form of one instruction set"))]
+    pub paired: bool,
     /// True where `acc * scale` may exceed 32 bits.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
     pub loud: bool,
@@ -169,7 +175,8 @@ impl Block {
             [0, _] => Weights::Wide(wide),
             _ => Weights::Mixed(narrow, wide),
         };
-        Some(Block { channel, columns, lanes, span, runs, offsets, weights, loud: loud != 0, order, bias, scale })
+        let paired = style.pairs(&runs, &weights);
+        Some(Block { channel, columns, lanes, span, runs, offsets, weights, paired, loud: loud != 0, order, bias, scale })
     }
 }
 
@@ -196,9 +203,16 @@ pub(crate) struct Style {
     pub rule: NarrowRule,
     /// The column that a lane holds, for blocks of 16.
     pub order: [usize; LANES],
+    /// Blocks may be [`Block::paired`].
+    pub pairs: bool,
 }
 
 impl Style {
+    /// Whether a block is paired: pairs of short runs pay for no other loop.
+    fn pairs(&self, runs: &[Run], weights: &Weights) -> bool {
+        self.pairs && matches!(weights, Weights::Narrow(_)) && runs.iter().any(|run| run.groups >= PAIRED_RUN)
+    }
+
     /// Lanes of a block of so many columns, and the column that each holds.
     fn lanes(&self, columns: usize) -> (usize, [usize; LANES]) {
         if columns <= LANES / 2 { (LANES / 2, std::array::from_fn(|i| i)) } else { (LANES, self.order) }
@@ -210,8 +224,12 @@ pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> R
     let count = columns.weights.len();
     let (lanes, order) = style.lanes(count);
     let groups = groups(stretches, columns.weights, &order[..lanes]);
-    let (offsets, weights) = choose(style.rule, groups);
+    let (offsets, mut weights) = choose(style.rule, groups);
     let (runs, span) = runs(&offsets);
+    let paired = style.pairs(&runs, &weights);
+    if let (Weights::Narrow(weights), true) = (&mut weights, paired) {
+        *weights = Aligned::new(&side_by_side(weights.as_slice(), &runs, lanes));
+    }
     let (mut bias, mut scale, mut loud) = ([0; LANES], [0.0; LANES], false);
     for (lane, &column) in order[..lanes].iter().enumerate().filter(|(_, c)| **c < count) {
         let (folded, bound) = folded_bias(columns, column)?;
@@ -219,7 +237,7 @@ pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> R
         loud |= is_loud(bound, scale[lane]);
     }
     let offsets = Aligned::new(&offsets);
-    Ok(Block { channel: columns.channel, columns: count, lanes, span, runs, offsets, weights, loud, order, bias, scale })
+    Ok(Block { channel: columns.channel, columns: count, lanes, span, runs, offsets, weights, paired, loud, order, bias, scale })
 }
 
 /// True where a sum of up to `bound`, scaled, may exceed 32 bits: no loop but the portable one clamps before it converts.
@@ -311,6 +329,21 @@ fn wide(groups: &[Group]) -> Vec<i16> {
     out
 }
 
+/// Narrow groups in the order of [`Block::paired`].
+fn side_by_side(weights: &[i8], runs: &[Run], lanes: usize) -> Vec<i8> {
+    let mut out = Vec::with_capacity(weights.len());
+    let mut groups = weights.chunks_exact(lanes * GROUP);
+    for run in runs {
+        for _ in 0..run.groups / 2 {
+            for (first, last) in groups.next().into_iter().zip(groups.next()) {
+                first.chunks_exact(GROUP).zip(last.chunks_exact(GROUP)).for_each(|(a, b)| out.extend([a, b].concat()));
+            }
+        }
+        out.extend(groups.by_ref().take(run.groups % 2).flatten());
+    }
+    out
+}
+
 /// Largest sum of one sign in a pair whose products with a byte stay in 16 bits.
 const PAIR_LIMIT: i16 = 128;
 
@@ -346,7 +379,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn style(rule: NarrowRule) -> Style {
-        Style { rule, order: std::array::from_fn(|i| i) }
+        Style { rule, order: std::array::from_fn(|i| i), pairs: false }
     }
 
     fn block(rule: NarrowRule, weights: &[Vec<i16>]) -> Block {

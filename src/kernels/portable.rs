@@ -71,7 +71,7 @@ fn emit(strip: &mut Strip<'_>, acc: [i32; LANES], y: usize, x: usize) {
 }
 
 impl Kernel for Portable {
-    const STYLE: Style = Style { rule: NarrowRule::Always, order: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15] };
+    const STYLE: Style = Style { rule: NarrowRule::Always, order: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], pairs: false };
 
     fn strip(self, strip: &mut Strip<'_>) {
         strip.check();

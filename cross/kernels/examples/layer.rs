@@ -13,7 +13,7 @@ fn main() {
     let kernel = [sides.0, sides.1].map(|side| side.parse::<usize>().expect("a kernel size"));
     let output = Layout::new(height.div_ceil(stride), width.div_ceil(stride), out);
     let depth = if depthwise { 1 } else { channels };
-    let weights: Vec<i8> = (0..out * depth * kernel[0] * kernel[1]).map(|i| (i * 37 % 201) as u8 as i8).collect();
+    let weights: Vec<i8> = (0..out * depth * kernel[0] * kernel[1]).map(|i| ((i * 37 % 201) as i16 - 100) as i8).collect();
     let (bias, multipliers) = (vec![7; out], vec![0.003; out]);
     let mut params = ConvParams {
         input: Layout::new(height, width, channels),
