@@ -90,6 +90,11 @@ impl ConvParams<'_> {
         self.weights.values[channel * count..][..count].iter().map(move |&weight| i16::from(weight) - zero)
     }
 
+    /// The same of every output channel.
+    pub(crate) fn weights_by_channel(&self) -> Vec<Vec<i16>> {
+        (0..self.output.channels).map(|channel| self.channel_weights(channel).collect()).collect()
+    }
+
     pub(crate) fn is_depthwise(&self) -> bool {
         self.groups > 1 && self.groups == self.input.channels && self.groups == self.output.channels
     }

@@ -58,7 +58,7 @@ impl Depthwise {
             return Err(Error::Parameter { what: "residual addition of a depthwise convolution", found: 1 });
         }
         let channels = params.output.channels;
-        let weights: Vec<Vec<i16>> = (0..channels).map(|channel| params.channel_weights(channel).collect()).collect();
+        let weights = params.weights_by_channel();
         let columns =
             Columns { channel: 0, weights: &weights, bias: params.bias, multipliers: params.multipliers, input_zero: params.input_zero };
         let folded = (0..channels).map(|c| folded_bias(&columns, c)).collect::<Result<Vec<_>, Error>>()?;

@@ -208,7 +208,7 @@ impl Depthwise {
     fn new(params: &ConvParams) -> Depthwise {
         let [height, width] = params.kernel;
         let (channels, taps) = (params.output.channels, height * width);
-        let weights: Vec<Vec<i16>> = (0..channels).map(|channel| params.channel_weights(channel).collect()).collect();
+        let weights = params.weights_by_channel();
         let weight = |tap: usize, channel: usize| weights.get(channel).map_or(0, |weights| weights[tap]);
         let step = |tap: usize, first: usize| std::array::from_fn(|lane| weight(tap, first + lane));
         Depthwise {

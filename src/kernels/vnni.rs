@@ -68,6 +68,30 @@ impl<const VEX: bool> Kernel for Vnni<VEX> {
     }
 }
 
+/// [`ByteProducts::step`] in one of the encodings.
+macro_rules! dot_step {
+    ($encoding:literal, $window:ident, $offset:ident, $w:ident, $acc:ident) => {
+        match $acc.as_mut_slice() {
+            [a] => asm!(
+                "vpbroadcastd {x}, [{window} + {offset}]",
+                concat!($encoding, " vpdpbusd {a}, {x}, {w0}"),
+                window = in(reg) $window, offset = in(reg) $offset, w0 = in(ymm_reg) $w[0],
+                a = inout(ymm_reg) *a, x = out(ymm_reg) _,
+                options(readonly, nostack, preserves_flags)
+            ),
+            [a, b] => asm!(
+                "vpbroadcastd {x}, [{window} + {offset}]",
+                concat!($encoding, " vpdpbusd {a}, {x}, {w0}"),
+                concat!($encoding, " vpdpbusd {b}, {x}, {w1}"),
+                window = in(reg) $window, offset = in(reg) $offset, w0 = in(ymm_reg) $w[0], w1 = in(ymm_reg) $w[1],
+                a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _,
+                options(readonly, nostack, preserves_flags)
+            ),
+            _ => unreachable!(),
+        }
+    };
+}
+
 impl<const VEX: bool> ByteProducts for Vnni<VEX> {
     const SPARES_REGISTERS: bool = true;
 
@@ -81,41 +105,7 @@ impl<const VEX: bool> ByteProducts for Vnni<VEX> {
         acc: &mut [__m256i; VECTORS],
     ) {
         // SAFETY: the function's contract: four bytes are readable, and a value of `Self` proves the instruction.
-        unsafe {
-            match (acc.as_mut_slice(), VEX) {
-                ([a], true) => asm!(
-                    "vpbroadcastd {x}, [{window} + {offset}]",
-                    "{{vex}} vpdpbusd {a}, {x}, {w0}",
-                    window = in(reg) window, offset = in(reg) offset, w0 = in(ymm_reg) w[0],
-                    a = inout(ymm_reg) *a, x = out(ymm_reg) _,
-                    options(readonly, nostack, preserves_flags)
-                ),
-                ([a], false) => asm!(
-                    "vpbroadcastd {x}, [{window} + {offset}]",
-                    "{{evex}} vpdpbusd {a}, {x}, {w0}",
-                    window = in(reg) window, offset = in(reg) offset, w0 = in(ymm_reg) w[0],
-                    a = inout(ymm_reg) *a, x = out(ymm_reg) _,
-                    options(readonly, nostack, preserves_flags)
-                ),
-                ([a, b], true) => asm!(
-                    "vpbroadcastd {x}, [{window} + {offset}]",
-                    "{{vex}} vpdpbusd {a}, {x}, {w0}",
-                    "{{vex}} vpdpbusd {b}, {x}, {w1}",
-                    window = in(reg) window, offset = in(reg) offset, w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1],
-                    a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _,
-                    options(readonly, nostack, preserves_flags)
-                ),
-                ([a, b], false) => asm!(
-                    "vpbroadcastd {x}, [{window} + {offset}]",
-                    "{{evex}} vpdpbusd {a}, {x}, {w0}",
-                    "{{evex}} vpdpbusd {b}, {x}, {w1}",
-                    window = in(reg) window, offset = in(reg) offset, w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1],
-                    a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _,
-                    options(readonly, nostack, preserves_flags)
-                ),
-                _ => unreachable!(),
-            }
-        }
+        unsafe { if VEX { dot_step!("{{vex}}", window, offset, w, acc) } else { dot_step!("{{evex}}", window, offset, w, acc) } }
     }
 }
 
