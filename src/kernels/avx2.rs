@@ -379,7 +379,7 @@ unsafe fn tile<P: ByteProducts, const VECTORS: usize, const FULL: bool, const PI
     shared: &Shared<'_, VECTORS>,
     at: &mut At,
 ) -> usize {
-    let mut acc = [shared.bias; PIXELS];
+    let mut acc: [[__m256i; VECTORS]; PIXELS] = std::array::from_fn(|_| std::array::from_fn(|v| shared.bias[v]));
     // SAFETY: groups stay inside the window's span, `columns` bytes at every pixel and residual are there: all of it was
     // checked for every pixel of the strip. Positions may move one past the row's end, which is never read.
     unsafe {
@@ -390,25 +390,16 @@ unsafe fn tile<P: ByteProducts, const VECTORS: usize, const FULL: bool, const PI
             wide(shared.wide.0, shared.wide.1, &windows(at.window, shared.steps[0] * 2), &mut acc);
         }
         let columns = if FULL { VECTORS * 8 } else { shared.columns };
-        match shared.after {
-            After::Quantize(_) => {
-                for acc in &mut acc {
-                    for (acc, &scale) in acc.iter_mut().zip(&shared.scale) {
-                        *acc = scaled(*acc, scale);
-                    }
+        if let After::Quantize(_) = shared.after {
+            for acc in &mut acc {
+                for (acc, &scale) in acc.iter_mut().zip(&shared.scale) {
+                    *acc = scaled(*acc, scale);
                 }
             }
-            After::Add(quant, Residual { add, .. }) => {
-                for (p, acc) in acc.iter_mut().enumerate() {
-                    let other = others(at.residual.add(p * shared.steps[2]), columns);
-                    *acc = plus(add, quant, *acc, shared.scale, other);
-                }
-            }
-            After::Sums => {}
-        }
-        match shared.after {
-            After::Sums => acc.iter().enumerate().for_each(|(p, acc)| put_sums(acc, at.pixel.add(p * shared.steps[1]), columns)),
-            _ => emit(&shared.finish, acc, at.pixel, shared.steps[1], columns),
+            emit(&shared.finish, acc, at.pixel, shared.steps[1], columns);
+        } else {
+            let copies: [[__m256i; VECTORS]; PIXELS] = std::array::from_fn(|p| std::array::from_fn(|v| acc[p][v]));
+            other_end(shared, at, &copies, columns);
         }
         at.bytes = at.bytes.wrapping_add(PIXELS * shared.steps[0]);
         at.window = at.window.wrapping_add(PIXELS * shared.steps[0] * 2);
@@ -418,11 +409,34 @@ unsafe fn tile<P: ByteProducts, const VECTORS: usize, const FULL: bool, const PI
     PIXELS
 }
 
+/// What becomes of a tile's sums where they are not just quantized: a function of its own, because sums whose address is taken live
+/// on the stack.
+///
+/// # Safety
+/// As [`tile`]; `columns` are the block's.
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+unsafe fn other_end<const VECTORS: usize, const PIXELS: usize>(
+    shared: &Shared<'_, VECTORS>,
+    at: &At,
+    acc: &[[__m256i; VECTORS]; PIXELS],
+    columns: usize,
+) {
+    // SAFETY: the function's contract: `columns` bytes at every pixel and residual are there, of sums four times as many.
+    unsafe {
+        let After::Add(quant, Residual { add, .. }) = shared.after else {
+            return acc.iter().enumerate().for_each(|(p, acc)| put_sums(acc, at.pixel.add(p * shared.steps[1]), columns));
+        };
+        let sums = std::array::from_fn(|p| plus(add, quant, acc[p], shared.scale, others(at.residual.add(p * shared.steps[2]), columns)));
+        emit::<VECTORS, PIXELS>(&shared.finish, sums, at.pixel, shared.steps[1], columns);
+    }
+}
+
 /// Writes the first `columns` of a pixel's sums.
 ///
 /// # Safety
 /// `columns * 4` bytes at `to` are writable, `columns <= VECTORS * 8`.
-#[inline(never)]
+#[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn put_sums<const VECTORS: usize>(acc: &[__m256i; VECTORS], to: *mut u8, columns: usize) {
     let (a, b) = (acc[0], acc[VECTORS - 1]);

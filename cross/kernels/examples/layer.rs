@@ -1,7 +1,15 @@
-//! `layer HEIGHT WIDTH CHANNELS OUT KERNEL STRIDE RUNS`: prepares one convolution (depthwise where OUT is `dw`; KERNEL is a number
-//! or HEIGHTxWIDTH) with "same" padding and runs it RUNS times with the fastest kernel of this CPU. For counting the instructions of one layer.
+//! `layer HEIGHT WIDTH CHANNELS OUT KERNEL STRIDE RUNS [ISA]`: prepares one convolution (depthwise where OUT is `dw`; KERNEL is a
+//! number or HEIGHTxWIDTH) with "same" padding and runs it RUNS times with the kernels of ISA, or else the fastest of this CPU. For
+//! counting the instructions of one layer, and for comparing instruction sets on one core.
 
 use jouled_kernels::kernels::{Conv, ConvParams, Int8Weights, Isa, Layout, OutputQuant};
+use std::time::{Duration, Instant};
+
+/// The instruction set of this name among those of this CPU.
+fn named(name: &str) -> Isa {
+    let known = Isa::supported();
+    known.iter().copied().find(|isa| isa.name() == name).unwrap_or_else(|| panic!("{name} is none of {known:?}"))
+}
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -31,11 +39,15 @@ fn main() {
         residual: None,
     };
     params.input.border = params.border();
-    let conv = Conv::prepare(Isa::best(), &params).expect("a convolution that can be prepared");
+    let isa = words.get(7).map_or_else(Isa::best, |name| named(name));
+    let conv = Conv::prepare(isa, &params).expect("a convolution that can be prepared");
     let input: Vec<u8> = (0..params.input.bytes()).map(|i| (i * 91 % 256) as u8).collect();
     let (mut bytes, mut scratch) = (vec![0; output.bytes()], vec![0; conv.scratch_bytes()]);
+    let mut fastest = Duration::MAX;
     for _ in 0..runs {
+        let start = Instant::now();
         conv.run(&input, &mut bytes, 0..output.height, None, &mut scratch);
+        fastest = fastest.min(start.elapsed());
     }
-    println!("{}, {} MACs, byte sum {}", conv.describe(), conv.macs(), bytes.iter().map(|&b| u64::from(b)).sum::<u64>());
+    println!("{}, {} MACs in {fastest:?}, byte sum {}", conv.describe(), conv.macs(), bytes.iter().map(|&b| u64::from(b)).sum::<u64>());
 }
