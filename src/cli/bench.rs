@@ -22,7 +22,7 @@ pub struct Args {
     /// Make exactly so many timed runs, however long they take.
     #[arg(long, value_name = "N", conflicts_with_all = ["seconds", "layers", "compare"], value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
-    /// Measure every layer by itself, on one thread, against the CPU's calibrated peak.
+    /// Tell the time of every layer, and what it is of the calibrated peak of the cores in use.
     #[arg(long, conflicts_with = "compare")]
     layers: bool,
     /// Inferences at once, each on its own `--threads`: measures inferences a second.
@@ -54,10 +54,10 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let model = inspect::load(&args.model, &args.limits.limits(), Engine::Native)?;
     let time = Duration::from_secs_f64(args.seconds);
     let failed = |e: RunError| Failure::Running(e.to_string());
-    if args.layers {
-        return output::print(&engine::layers(&model, time).map_err(failed)?, args.json);
-    }
     let threads = usize::from(args.threads);
+    if args.layers {
+        return output::print(&engine::layers(&model, threads, time).map_err(failed)?, args.json);
+    }
     if let Some(workers) = args.workers {
         let spreads = spreads(args, usize::from(workers))?;
         return output::print(&engine::throughput(&model, &spreads, time).map_err(failed)?, args.json);
@@ -109,7 +109,7 @@ impl fmt::Display for Throughput {
 
 impl fmt::Display for Layers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "peak {:.1} MAC/ns on one core, calibrated in this run", self.peak_macs_per_ns)?;
+        writeln!(f, "peak {:.1} MAC/ns on one core, calibrated in this run; threads {}", self.peak_macs_per_ns, self.threads)?;
         writeln!(f, "  {:>9} {:>6} {:>12} {:>7} {:>9} {:>9}  kernel, layer", "µs", "share", "MACs", "of peak", "weights", "moved")?;
         for l in &self.layers {
             let (share, peak) = (100.0 * l.share, 100.0 * l.of_peak);
@@ -117,7 +117,7 @@ impl fmt::Display for Layers {
             writeln!(f, "  {us:>9.2} {share:>5.1}% {macs:>12} {peak:>6.1}% {weights:>9} {moved:>9}  {}, {}", l.kernel, l.name)?;
         }
         let (us, macs) = self.layers.iter().fold((0.0, 0), |(us, macs), l| (us + l.min_us, macs + l.macs));
-        let peak = 100.0 * macs as f64 / (us * 1000.0) / self.peak_macs_per_ns;
+        let peak = 100.0 * macs as f64 / (us * 1000.0) / (self.peak_macs_per_ns * self.threads as f64);
         write!(f, "  {us:>9.2}  100% {macs:>12} {peak:>6.1}%  in all")
     }
 }

@@ -47,16 +47,18 @@ pub struct LayerTime {
     pub min_us: f64,
     /// Share of the sum of all layers.
     pub share: f64,
-    /// Multiply-accumulates a second as a fraction of the calibrated peak of one core; 0 without any.
+    /// Multiply-accumulates a second as a fraction of the calibrated peak of the cores in use; 0 without any.
     pub of_peak: f64,
     pub weight_bytes: u64,
     pub activation_bytes: u64,
 }
 
-/// Where the time goes, on one thread.
+/// Where the time goes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Layers {
-    /// Multiply-accumulates a nanosecond of a register-only loop of this CPU's int8 products, calibrated in this run.
+    /// Threads that share the work of each layer.
+    pub threads: usize,
+    /// Multiply-accumulates a nanosecond of a register-only loop of one core's int8 products, calibrated in this run.
     pub peak_macs_per_ns: f64,
     pub layers: Vec<LayerTime>,
 }
@@ -173,9 +175,9 @@ fn warm(model: &Model, spread: &Spread) -> Result<Session, RunError> {
 }
 
 /// Runs `model` for about `time` and keeps the fastest run of each step.
-pub fn layers(model: &Model, time: Duration) -> Result<Layers, RunError> {
-    let mut session = model.session(1)?;
-    fill(&mut session);
+pub fn layers(model: &Model, threads: usize, time: Duration) -> Result<Layers, RunError> {
+    let mut session = warm(model, &Spread::threads(threads))?;
+    let threads = session.threads();
     let nodes = &model.report().engine_nodes;
     let mut fastest = vec![Duration::MAX; nodes.len()];
     let mut peak: f64 = 0.0;
@@ -196,11 +198,11 @@ pub fn layers(model: &Model, time: Duration) -> Result<Layers, RunError> {
         macs: node.macs,
         min_us: us(time),
         share: us(time) / total.max(f64::MIN_POSITIVE),
-        of_peak: if time.is_zero() { 0.0 } else { node.macs as f64 / (us(time) * 1000.0) / peak },
+        of_peak: if time.is_zero() { 0.0 } else { node.macs as f64 / (us(time) * 1000.0) / (peak * threads as f64) },
         weight_bytes: node.weight_bytes,
         activation_bytes: node.activation_bytes,
     };
-    Ok(Layers { peak_macs_per_ns: peak, layers: nodes.iter().zip(&fastest).map(layer).collect() })
+    Ok(Layers { threads, peak_macs_per_ns: peak, layers: nodes.iter().zip(&fastest).map(layer).collect() })
 }
 
 /// Multiply-accumulates a nanosecond of the CPU's int8 products on registers.

@@ -223,6 +223,8 @@ struct State {
     scratch: Vec<Mutex<Vec<u8>>>,
     islands: Mutex<Vec<TractIsland>>,
     error: Mutex<Option<RunError>>,
+    /// When the caller's thread came to each step, while a run is timed.
+    arrivals: Mutex<Option<Vec<Instant>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,9 +272,15 @@ impl State {
     /// thread's did.
     fn run_steps(&self, steps: Range<usize>, member: &Member) -> bool {
         let mut scratch = locked(&self.scratch[member.index]);
+        let mut untimed = None;
+        let mut arrivals = (member.index == 0).then(|| locked(&self.arrivals));
+        let arrivals = arrivals.as_deref_mut().unwrap_or(&mut untimed);
         for (planned, turn) in self.program.steps[steps.clone()].iter().zip(&self.schedule[steps]) {
             if turn.meet && !member.meet() {
                 return false;
+            }
+            if let Some(arrivals) = &mut *arrivals {
+                arrivals.push(Instant::now());
             }
             if let Err(error) = self.step(planned, member.index, turn.threads, &mut scratch) {
                 *locked(&self.error) = Some(error);
@@ -369,6 +377,7 @@ impl NativeExecutor {
             scratch: (0..threads).map(|_| Mutex::new(vec![0; program.scratch])).collect(),
             islands: Mutex::new(islands),
             error: Mutex::new(None),
+            arrivals: Mutex::new(None),
             program: program.clone(),
         });
         let way = match spread {
@@ -457,14 +466,13 @@ impl Executor for NativeExecutor {
     }
 
     fn run_timed(&mut self, each: &mut dyn FnMut(usize, Duration)) -> Result<(), RunError> {
-        let mut scratch = locked(&self.state.scratch[0]);
-        for (number, planned) in self.state.program.steps.iter().enumerate() {
-            let start = Instant::now();
-            self.state.step(planned, 0, 1, &mut scratch)?;
-            each(number, start.elapsed());
-        }
-        drop(scratch);
-        self.finish(true)
+        *locked(&self.state.arrivals) = Some(Vec::with_capacity(self.state.schedule.len()));
+        let result = self.run();
+        let end = Instant::now();
+        let arrivals = locked(&self.state.arrivals).take().unwrap_or_default();
+        let ends = arrivals.iter().skip(1).chain([&end]);
+        arrivals.iter().zip(ends).enumerate().for_each(|(step, (start, end))| each(step, *end - *start));
+        result
     }
 
     fn output(&self, index: usize) -> &[u8] {
