@@ -77,24 +77,17 @@ impl Kernel for Avx2 {
     }
 
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
-        if dw.loud {
-            return Portable.depthwise(dw, input, output, rows);
-        }
-        dw.check(input, output, &rows);
-        // SAFETY: `self` proves AVX2; the buffers were checked.
-        unsafe { depthwise::rows(dw, input, output, rows) }
+        depthwise(self, self, dw, input, output, rows);
     }
 
-    const WINOGRAD: bool = true;
+    const WINOGRAD: Option<usize> = Some(1);
 
     fn winograd(self, wg: &Winograd, job: &mut Job<'_>) {
-        wg.check(job);
-        // SAFETY: `self` proves AVX2; the job was checked.
-        unsafe { winograd::run(wg, job) }
+        winograd(self, self, wg, job);
     }
 }
 
-/// How four products of bytes join a 32-bit sum. A value of it proves that the CPU has the instructions.
+/// How four products of bytes, or two of 16-bit numbers, join a 32-bit sum. A value of it proves that the CPU has the instructions.
 pub(super) trait ByteProducts: Copy {
     /// True where a step needs no more registers than one for the input.
     const SPARES_REGISTERS: bool;
@@ -111,6 +104,24 @@ pub(super) trait ByteProducts: Copy {
         ones: __m256i,
         acc: &mut [__m256i; VECTORS],
     );
+
+    /// `acc += x * w` for each lane's two 16-bit numbers in each vector, with `x` the four bytes at element `offset` of the widened
+    /// `window`, and `SKIP` on. In assembly for the same reason.
+    ///
+    /// # Safety
+    /// As [`ByteProducts::step`].
+    unsafe fn wide_step<const VECTORS: usize, const SKIP: usize>(
+        window: *const u8,
+        offset: usize,
+        w: &[__m256i; VECTORS],
+        acc: &mut [__m256i; VECTORS],
+    );
+
+    /// `acc + x * w`, the same in registers.
+    ///
+    /// # Safety
+    /// There is a value of `Self`, and the CPU has AVX2.
+    unsafe fn pairs(acc: __m256i, x: __m256i, w: __m256i) -> __m256i;
 }
 
 /// Computes a strip with the byte products of `P`.
@@ -127,6 +138,25 @@ pub(super) fn dense<P: ByteProducts>(_: P, _: Avx2, strip: &mut Strip<'_>) {
             _ => pixels::<P, 1>(strip),
         }
     }
+}
+
+/// Computes rows of a depthwise convolution with the products of `P`.
+#[inline(always)]
+pub(super) fn depthwise<P: ByteProducts>(_: P, _: Avx2, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
+    if dw.loud {
+        return Portable.depthwise(dw, input, output, rows);
+    }
+    dw.check(input, output, &rows);
+    // SAFETY: the arguments prove both instruction sets; the buffers were checked.
+    unsafe { depthwise::rows::<P>(dw, input, output, rows) }
+}
+
+/// Computes a convolution in Winograd's form with the products of `P`.
+#[inline(always)]
+pub(super) fn winograd<P: ByteProducts>(_: P, _: Avx2, wg: &Winograd, job: &mut Job<'_>) {
+    wg.check(job);
+    // SAFETY: the arguments prove both instruction sets; the job was checked.
+    unsafe { winograd::run::<P>(wg, job) }
 }
 
 /// Independent `vpmaddubsw` -> `vpmaddwd` -> `vpaddd` chains on registers.
@@ -387,7 +417,7 @@ unsafe fn tile<P: ByteProducts, const VECTORS: usize, const FULL: bool, const PI
             narrow::<P, _, _>(shared.narrow.0, shared.narrow.1, &windows(at.bytes, shared.steps[0]), &mut acc);
         }
         if !shared.wide.0.is_empty() {
-            wide(shared.wide.0, shared.wide.1, &windows(at.window, shared.steps[0] * 2), &mut acc);
+            wide::<P, _, _>(shared.wide.0, shared.wide.1, &windows(at.window, shared.steps[0] * 2), &mut acc);
         }
         let columns = if FULL { VECTORS * 8 } else { shared.columns };
         if let After::Quantize(_) = shared.after {
@@ -490,45 +520,6 @@ unsafe fn next_weights<const VECTORS: usize>(weights: &mut *const u8) -> [__m256
     w
 }
 
-/// `acc += vpmaddwd(x, w)` for each vector, with `x` the four bytes at element `offset` of the widened `window`, and `SKIP` on.
-/// In assembly, because the compiler reorders the steps of a tile until they need more registers than there are.
-///
-/// # Safety
-/// The four bytes are readable.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn wide_step<const VECTORS: usize, const SKIP: usize>(
-    window: *const u8,
-    offset: usize,
-    w: &[__m256i; VECTORS],
-    acc: &mut [__m256i; VECTORS],
-) {
-    // SAFETY: reads the four bytes of the contract.
-    unsafe {
-        match acc.as_mut_slice() {
-            [a] => std::arch::asm!(
-                "vpbroadcastd {x}, [{window} + 2 * {offset} + {skip}]",
-                "vpmaddwd {x}, {x}, {w0}",
-                "vpaddd {a}, {a}, {x}",
-                window = in(reg) window, offset = in(reg) offset, skip = const SKIP, w0 = in(ymm_reg) w[0],
-                a = inout(ymm_reg) *a, x = out(ymm_reg) _,
-                options(readonly, nostack, preserves_flags)
-            ),
-            [a, b] => std::arch::asm!(
-                "vpbroadcastd {x}, [{window} + 2 * {offset} + {skip}]",
-                "vpmaddwd {t}, {x}, {w0}",
-                "vpmaddwd {x}, {x}, {w1}",
-                "vpaddd {a}, {a}, {t}",
-                "vpaddd {b}, {b}, {x}",
-                window = in(reg) window, offset = in(reg) offset, skip = const SKIP, w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1],
-                a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _, t = out(ymm_reg) _,
-                options(readonly, nostack, preserves_flags)
-            ),
-            _ => unreachable!(),
-        }
-    }
-}
-
 /// `acc += vpmaddwd(vpmaddubsw(x, w), 1)`.
 impl ByteProducts for Avx2 {
     const SPARES_REGISTERS: bool = false;
@@ -570,6 +561,46 @@ impl ByteProducts for Avx2 {
             }
         }
     }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn wide_step<const VECTORS: usize, const SKIP: usize>(
+        window: *const u8,
+        offset: usize,
+        w: &[__m256i; VECTORS],
+        acc: &mut [__m256i; VECTORS],
+    ) {
+        // SAFETY: reads the four bytes of the contract.
+        unsafe {
+            match acc.as_mut_slice() {
+                [a] => std::arch::asm!(
+                    "vpbroadcastd {x}, [{window} + 2 * {offset} + {skip}]",
+                    "vpmaddwd {x}, {x}, {w0}",
+                    "vpaddd {a}, {a}, {x}",
+                    window = in(reg) window, offset = in(reg) offset, skip = const SKIP, w0 = in(ymm_reg) w[0],
+                    a = inout(ymm_reg) *a, x = out(ymm_reg) _,
+                    options(readonly, nostack, preserves_flags)
+                ),
+                [a, b] => std::arch::asm!(
+                    "vpbroadcastd {x}, [{window} + 2 * {offset} + {skip}]",
+                    "vpmaddwd {t}, {x}, {w0}",
+                    "vpmaddwd {x}, {x}, {w1}",
+                    "vpaddd {a}, {a}, {t}",
+                    "vpaddd {b}, {b}, {x}",
+                    window = in(reg) window, offset = in(reg) offset, skip = const SKIP, w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1],
+                    a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _, t = out(ymm_reg) _,
+                    options(readonly, nostack, preserves_flags)
+                ),
+                _ => unreachable!(),
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn pairs(acc: __m256i, x: __m256i, w: __m256i) -> __m256i {
+        _mm256_add_epi32(acc, _mm256_madd_epi16(x, w))
+    }
 }
 
 /// Byte products.
@@ -599,10 +630,10 @@ unsafe fn narrow<P: ByteProducts, const VECTORS: usize, const PIXELS: usize>(
 /// Products of 16-bit numbers: two steps a group. Offsets count elements.
 ///
 /// # Safety
-/// Eight bytes are readable at every offset of every window; `weights` hold `VECTORS * 64` bytes a group.
+/// There is a value of `P`. Eight bytes are readable at every offset of every window; `weights` hold `VECTORS * 64` bytes a group.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn wide<const VECTORS: usize, const PIXELS: usize>(
+unsafe fn wide<P: ByteProducts, const VECTORS: usize, const PIXELS: usize>(
     offsets: &[u32],
     mut weights: *const u8,
     windows: &[*const u8; PIXELS],
@@ -613,11 +644,11 @@ unsafe fn wide<const VECTORS: usize, const PIXELS: usize>(
         unsafe {
             let w = next_weights::<VECTORS>(&mut weights);
             for (acc, &window) in acc.iter_mut().zip(windows) {
-                wide_step::<VECTORS, 0>(window, offset as usize, &w, acc);
+                P::wide_step::<VECTORS, 0>(window, offset as usize, &w, acc);
             }
             let w = next_weights::<VECTORS>(&mut weights);
             for (acc, &window) in acc.iter_mut().zip(windows) {
-                wide_step::<VECTORS, 4>(window, offset as usize, &w, acc);
+                P::wide_step::<VECTORS, 4>(window, offset as usize, &w, acc);
             }
         }
     }

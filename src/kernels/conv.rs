@@ -324,8 +324,8 @@ pub(crate) trait Kernel: Copy {
     }
     /// Rows `rows` of a depthwise convolution. `output` are the bytes those rows own.
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>);
-    /// Whether there is a [`Kernel::winograd`].
-    const WINOGRAD: bool = false;
+    /// Products of 16 bits take so many times as long as those of bytes; `None` where there is no [`Kernel::winograd`].
+    const WINOGRAD: Option<usize> = None;
     /// A 3x3 convolution in Winograd's form.
     fn winograd(self, _: &Winograd, _: &mut Job<'_>) {
         unreachable!("prepared for an instruction set that has it");
@@ -438,6 +438,11 @@ impl Conv {
     /// Multiply-accumulates of all rows.
     pub fn macs(&self) -> u64 {
         self.macs
+    }
+
+    /// Least output rows that are done together without doing work twice.
+    pub fn grain(&self) -> usize {
+        if matches!(self.body, Body::Winograd(_)) { super::winograd::TILE } else { 1 }
     }
 
     /// Bytes of packed weights.
@@ -629,7 +634,7 @@ impl Body {
                 let blocks = params.blocks().map(|(_, channels)| Block::take(from, &K::STYLE, channels, room));
                 Some(Body::dense(blocks.collect::<Option<_>>()?))
             }
-            [WINOGRAD] if K::WINOGRAD && !sums => Some(Body::Winograd(Box::new(Winograd::take(from, params)?))),
+            [WINOGRAD] if !sums => Some(Body::Winograd(Box::new(Winograd::take(from, K::WINOGRAD?, params)?))),
             _ => None,
         }
     }
@@ -644,8 +649,8 @@ fn body<K: Kernel>(kernel: K, params: &ConvParams) -> Result<Body, Error> {
     if params.is_depthwise() {
         return Ok(Body::Depthwise(Box::new(Depthwise::pack(params)?)));
     }
-    if K::WINOGRAD
-        && let Some(wg) = Winograd::pack(&K::STYLE, params)?
+    if let Some(wide_cost) = K::WINOGRAD
+        && let Some(wg) = Winograd::pack(&K::STYLE, wide_cost, params)?
     {
         return Ok(Body::Winograd(Box::new(wg)));
     }

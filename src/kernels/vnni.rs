@@ -12,10 +12,11 @@
 //! product is [`super::avx2`]'s.
 
 use super::AddQuant;
-use super::avx2::{Avx2, ByteProducts, dense};
+use super::avx2::{Avx2, ByteProducts, dense, depthwise, winograd};
 use super::conv::{Kernel, Strip};
 use super::depthwise::Depthwise;
 use super::pack::{NarrowRule, Style};
+use super::winograd::{Job, Winograd};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -64,32 +65,46 @@ impl<const VEX: bool> Kernel for Vnni<VEX> {
     }
 
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
-        self.avx2.depthwise(dw, input, output, rows);
+        depthwise(self, self.avx2, dw, input, output, rows);
+    }
+
+    const WINOGRAD: Option<usize> = Some(2);
+
+    fn winograd(self, wg: &Winograd, job: &mut Job<'_>) {
+        winograd(self, self.avx2, wg, job);
     }
 }
 
-/// [`ByteProducts::step`] in one of the encodings.
+/// Adds the products of what `$broadcast` puts into a register with each vector of weights, in one of the encodings.
 macro_rules! dot_step {
-    ($encoding:literal, $window:ident, $offset:ident, $w:ident, $acc:ident) => {
+    ($instruction:literal, $broadcast:literal, $window:ident, $offset:ident, $skip:expr, $w:ident, $acc:ident) => {
         match $acc.as_mut_slice() {
             [a] => asm!(
-                "vpbroadcastd {x}, [{window} + {offset}]",
-                concat!($encoding, " vpdpbusd {a}, {x}, {w0}"),
-                window = in(reg) $window, offset = in(reg) $offset, w0 = in(ymm_reg) $w[0],
+                $broadcast,
+                concat!($instruction, " {a}, {x}, {w0}"),
+                window = in(reg) $window, offset = in(reg) $offset, skip = const $skip, w0 = in(ymm_reg) $w[0],
                 a = inout(ymm_reg) *a, x = out(ymm_reg) _,
                 options(readonly, nostack, preserves_flags)
             ),
             [a, b] => asm!(
-                "vpbroadcastd {x}, [{window} + {offset}]",
-                concat!($encoding, " vpdpbusd {a}, {x}, {w0}"),
-                concat!($encoding, " vpdpbusd {b}, {x}, {w1}"),
-                window = in(reg) $window, offset = in(reg) $offset, w0 = in(ymm_reg) $w[0], w1 = in(ymm_reg) $w[1],
+                $broadcast,
+                concat!($instruction, " {a}, {x}, {w0}"),
+                concat!($instruction, " {b}, {x}, {w1}"),
+                window = in(reg) $window, offset = in(reg) $offset, skip = const $skip, w0 = in(ymm_reg) $w[0], w1 = in(ymm_reg) $w[1],
                 a = inout(ymm_reg) *a, b = inout(ymm_reg) *b, x = out(ymm_reg) _,
                 options(readonly, nostack, preserves_flags)
             ),
             _ => unreachable!(),
         }
     };
+}
+
+/// The same for bytes, and for 16-bit numbers.
+macro_rules! byte_step {
+    ($instruction:literal, $($rest:tt)*) => { dot_step!($instruction, "vpbroadcastd {x}, [{window} + {offset} + {skip}]", $($rest)*) };
+}
+macro_rules! word_step {
+    ($instruction:literal, $($rest:tt)*) => { dot_step!($instruction, "vpbroadcastd {x}, [{window} + 2 * {offset} + {skip}]", $($rest)*) };
 }
 
 impl<const VEX: bool> ByteProducts for Vnni<VEX> {
@@ -105,7 +120,44 @@ impl<const VEX: bool> ByteProducts for Vnni<VEX> {
         acc: &mut [__m256i; VECTORS],
     ) {
         // SAFETY: the function's contract: four bytes are readable, and a value of `Self` proves the instruction.
-        unsafe { if VEX { dot_step!("{{vex}}", window, offset, w, acc) } else { dot_step!("{{evex}}", window, offset, w, acc) } }
+        unsafe {
+            match VEX {
+                true => byte_step!("{{vex}} vpdpbusd", window, offset, 0, w, acc),
+                false => byte_step!("{{evex}} vpdpbusd", window, offset, 0, w, acc),
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn wide_step<const VECTORS: usize, const SKIP: usize>(
+        window: *const u8,
+        offset: usize,
+        w: &[__m256i; VECTORS],
+        acc: &mut [__m256i; VECTORS],
+    ) {
+        // SAFETY: as above.
+        unsafe {
+            match VEX {
+                true => word_step!("{{vex}} vpdpwssd", window, offset, SKIP, w, acc),
+                false => word_step!("{{evex}} vpdpwssd", window, offset, SKIP, w, acc),
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn pairs(mut acc: __m256i, x: __m256i, w: __m256i) -> __m256i {
+        // SAFETY: one arithmetic instruction on registers, which a value of `Self` proves.
+        unsafe {
+            match VEX {
+                true => asm!("{{vex}} vpdpwssd {0}, {1}, {2}", inout(ymm_reg) acc, in(ymm_reg) x, in(ymm_reg) w,
+                    options(pure, nomem, nostack, preserves_flags)),
+                false => asm!("{{evex}} vpdpwssd {0}, {1}, {2}", inout(ymm_reg) acc, in(ymm_reg) x, in(ymm_reg) w,
+                    options(pure, nomem, nostack, preserves_flags)),
+            }
+        }
+        acc
     }
 }
 

@@ -89,9 +89,10 @@ pub(crate) struct Job<'a> {
 }
 
 impl Winograd {
-    /// Packs the convolution in this form, or `None` where the form does not apply, is not exact, or does not pay.
-    pub fn pack(style: &Style, params: &ConvParams) -> Result<Option<Winograd>, Error> {
-        if !Winograd::suits(params) || params.residual.is_some_and(|(add, _)| add.is_loud()) {
+    /// Packs the convolution in this form, or `None` where the form does not apply, is not exact, or does not pay. `wide_cost`: products
+    /// of 16 bits take so many times as long as those of bytes.
+    pub fn pack(style: &Style, wide_cost: usize, params: &ConvParams) -> Result<Option<Winograd>, Error> {
+        if !Winograd::suits(wide_cost, params) || params.residual.is_some_and(|(add, _)| add.is_loud()) {
             return Ok(None);
         }
         let (depth, channels) = (params.input.channels, params.output.channels);
@@ -113,10 +114,10 @@ impl Winograd {
         Winograd { depth, blocks, weights, offsets: (0..depth as u32).step_by(GROUP).collect(), batch }
     }
 
-    /// Costs are in multiplications of the dense loop. Transforms cost about 160 an input channel and 280 an output channel
+    /// Costs are in multiplications of the dense loop at 16 bits. Transforms cost about 160 an input channel and 280 an output channel
     /// of a tile; weights are read once a batch, from a far cache, at about three multiplications a byte. Unit tests take this
     /// form wherever it applies, so that small cases cover it.
-    fn suits(params: &ConvParams) -> bool {
+    fn suits(wide_cost: usize, params: &ConvParams) -> bool {
         let shape = params.kernel == [3, 3] && params.stride == [1, 1] && params.dilation == [1, 1] && params.groups == 1;
         let (depth, channels) = (params.input.channels, params.output.channels);
         if !shape || !depth.is_multiple_of(DEPTH) {
@@ -126,7 +127,7 @@ impl Winograd {
         let tiles = params.output.height.div_ceil(TILE) * params.output.width.div_ceil(TILE);
         let products = POSITIONS * (tiles + 6) * depth * channels.next_multiple_of(LANES);
         let transforms = tiles * (160 * depth + 280 * channels);
-        cfg!(test) || (products + transforms) as f64 * 1.3 < (9 * pixels * depth * channels) as f64
+        cfg!(test) || (wide_cost * (products + transforms)) as f64 * 1.3 < (9 * pixels * depth * channels) as f64
     }
 
     /// Bytes of the packed weights.
@@ -168,10 +169,10 @@ impl Winograd {
     }
 
     /// What [`Winograd::put`] wrote of a convolution of this shape; `None` where it does not fit.
-    pub fn take(from: &mut Reader, params: &ConvParams) -> Option<Winograd> {
+    pub fn take(from: &mut Reader, wide_cost: usize, params: &ConvParams) -> Option<Winograd> {
         let (depth, channels) = (params.input.channels, params.output.channels);
         let weights = from.take::<i16>()?;
-        if !Winograd::suits(params) || weights.as_slice().len() != POSITIONS * depth * channels.next_multiple_of(LANES) {
+        if !Winograd::suits(wide_cost, params) || weights.as_slice().len() != POSITIONS * depth * channels.next_multiple_of(LANES) {
             return None;
         }
         let mut outputs = |channel: usize| {

@@ -6,13 +6,13 @@
 //!
 //!   output row: for each tile of up to 4 (8) columns
 //!                 for each pair:  K weight vectors in registers; every input column is loaded once and meets
-//!                                 the output columns that want it     acc += vpmaddwd(pair, weights)
+//!                                 the output columns that want it     acc += pair * weights
 //! ```
 //!
 //! The pairs lie in a buffer on the stack that fits the nearest cache; every output row of the group reads them from there.
 
 use super::super::depthwise::{DW_LANES, Depthwise, PAIR_ROWS, pairs_per_row, wide_units};
-use super::{Finish, emit, pin, put, quarter, scaled};
+use super::{ByteProducts, Finish, emit, pin, put, quarter, scaled};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -33,17 +33,17 @@ type Pairs = MaybeUninit<[[[__m256i; 2]; COLUMNS]; PAIRS]>;
 /// Rows `rows`; buffers checked by [`Depthwise::check`].
 ///
 /// # Safety
-/// `dw.check` passed.
+/// There is a value of `P`; `dw.check` passed.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn rows(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
+pub(super) unsafe fn rows<P: ByteProducts>(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
     // SAFETY: the function's contract; `sliding` is there for these windows only.
     unsafe {
         match (&dw.sliding, dw.kernel, dw.stride) {
-            (Some(weights), 3, 1) => sliding::<3, 1>(dw, weights.as_slice(), input, output, rows),
-            (Some(weights), 3, 2) => sliding::<3, 2>(dw, weights.as_slice(), input, output, rows),
-            (Some(weights), 5, 1) => sliding::<5, 1>(dw, weights.as_slice(), input, output, rows),
-            (Some(weights), 5, 2) => sliding::<5, 2>(dw, weights.as_slice(), input, output, rows),
-            _ => any_window(dw, input, output, rows),
+            (Some(weights), 3, 1) => sliding::<P, 3, 1>(dw, weights.as_slice(), input, output, rows),
+            (Some(weights), 3, 2) => sliding::<P, 3, 2>(dw, weights.as_slice(), input, output, rows),
+            (Some(weights), 5, 1) => sliding::<P, 5, 1>(dw, weights.as_slice(), input, output, rows),
+            (Some(weights), 5, 2) => sliding::<P, 5, 2>(dw, weights.as_slice(), input, output, rows),
+            _ => any_window::<P>(dw, input, output, rows),
         }
     }
 }
@@ -51,9 +51,15 @@ pub(super) unsafe fn rows(dw: &Depthwise, input: &[u8], output: &mut [u8], rows:
 /// Square window of `K` x `K` at stride `S`.
 ///
 /// # Safety
-/// `dw.check` passed, the window is as said, `weights` are its sliding ones.
+/// There is a value of `P`; `dw.check` passed, the window is as said, `weights` are its sliding ones.
 #[target_feature(enable = "avx2")]
-unsafe fn sliding<const K: usize, const S: usize>(dw: &Depthwise, weights: &[i16], input: &[u8], output: &mut [u8], rows: Range<usize>) {
+unsafe fn sliding<P: ByteProducts, const K: usize, const S: usize>(
+    dw: &Depthwise,
+    weights: &[i16],
+    input: &[u8],
+    output: &mut [u8],
+    rows: Range<usize>,
+) {
     let base = dw.output.rows(rows.clone()).start;
     let mut pairs = Pairs::uninit();
     let finish = Finish::new(&dw.quant);
@@ -66,7 +72,7 @@ unsafe fn sliding<const K: usize, const S: usize>(dw: &Depthwise, weights: &[i16
             unsafe {
                 let from = input.as_ptr().add(dw.origin + y * dw.steps[0] + x * dw.steps[1]);
                 let to = output.as_mut_ptr().add(dw.output.offset(y, x) - base);
-                span::<K, S>(dw, weights, &finish, &mut pairs, from, to, [height, width]);
+                span::<P, K, S>(dw, weights, &finish, &mut pairs, from, to, [height, width]);
             }
         }
     }
@@ -77,7 +83,7 @@ unsafe fn sliding<const K: usize, const S: usize>(dw: &Depthwise, weights: &[i16
 /// # Safety
 /// As [`sliding`]: `from` is the first window's first byte, `to` the first pixel's; `height <= ROWS`, `width <= SPAN / S`.
 #[target_feature(enable = "avx2")]
-unsafe fn span<const K: usize, const S: usize>(
+unsafe fn span<P: ByteProducts, const K: usize, const S: usize>(
     dw: &Depthwise,
     weights: &[i16],
     finish: &Finish,
@@ -92,10 +98,10 @@ unsafe fn span<const K: usize, const S: usize>(
     // SAFETY: wide units have all their channels, the others come after them.
     unsafe {
         for channel in (0..wide).step_by(2 * DW_LANES) {
-            weights = unit::<K, S, 2>(dw, weights, finish, pairs, from, to, [height, width], channel);
+            weights = unit::<P, K, S, 2>(dw, weights, finish, pairs, from, to, [height, width], channel);
         }
         for channel in (wide..dw.output.channels).step_by(DW_LANES) {
-            weights = unit::<K, S, 1>(dw, weights, finish, pairs, from, to, [height, width], channel);
+            weights = unit::<P, K, S, 1>(dw, weights, finish, pairs, from, to, [height, width], channel);
         }
     }
 }
@@ -107,7 +113,7 @@ unsafe fn span<const K: usize, const S: usize>(
 #[allow(clippy::too_many_arguments)]
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn unit<const K: usize, const S: usize, const V: usize>(
+unsafe fn unit<P: ByteProducts, const K: usize, const S: usize, const V: usize>(
     dw: &Depthwise,
     weights: *const __m256i,
     finish: &Finish,
@@ -136,7 +142,7 @@ unsafe fn unit<const K: usize, const S: usize, const V: usize>(
             };
             let mut left = width;
             while left > 0 {
-                left -= if V == 2 { tiles.next_of_four::<K, S>(finish, left) } else { tiles.next_of_eight::<K, S>(finish, left) };
+                left -= if V == 2 { tiles.next_of_four::<P, K, S>(finish, left) } else { tiles.next_of_eight::<P, K, S>(finish, left) };
             }
         }
         weights.add(PAIR_ROWS / S * per_phase)
@@ -203,14 +209,14 @@ impl<const V: usize> Tiles<V> {
     /// As [`Tiles::next`].
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn next_of_four<const K: usize, const S: usize>(&mut self, finish: &Finish, left: usize) -> usize {
+    unsafe fn next_of_four<P: ByteProducts, const K: usize, const S: usize>(&mut self, finish: &Finish, left: usize) -> usize {
         // SAFETY: the function's contract.
         unsafe {
             match left {
-                3 | 6 => self.next::<K, S, 3>(finish),
-                4.. => self.next::<K, S, 4>(finish),
-                2 => self.next::<K, S, 2>(finish),
-                _ => self.next::<K, S, 1>(finish),
+                3 | 6 => self.next::<P, K, S, 3>(finish),
+                4.. => self.next::<P, K, S, 4>(finish),
+                2 => self.next::<P, K, S, 2>(finish),
+                _ => self.next::<P, K, S, 1>(finish),
             }
         }
     }
@@ -221,18 +227,18 @@ impl<const V: usize> Tiles<V> {
     /// As [`Tiles::next`].
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn next_of_eight<const K: usize, const S: usize>(&mut self, finish: &Finish, left: usize) -> usize {
+    unsafe fn next_of_eight<P: ByteProducts, const K: usize, const S: usize>(&mut self, finish: &Finish, left: usize) -> usize {
         // SAFETY: the function's contract.
         unsafe {
             match left {
-                7 | 13 | 14 => self.next::<K, S, 7>(finish),
-                6 | 11 | 12 => self.next::<K, S, 6>(finish),
-                5 | 9 | 10 => self.next::<K, S, 5>(finish),
-                8.. => self.next::<K, S, 8>(finish),
-                4 => self.next::<K, S, 4>(finish),
-                3 => self.next::<K, S, 3>(finish),
-                2 => self.next::<K, S, 2>(finish),
-                _ => self.next::<K, S, 1>(finish),
+                7 | 13 | 14 => self.next::<P, K, S, 7>(finish),
+                6 | 11 | 12 => self.next::<P, K, S, 6>(finish),
+                5 | 9 | 10 => self.next::<P, K, S, 5>(finish),
+                8.. => self.next::<P, K, S, 8>(finish),
+                4 => self.next::<P, K, S, 4>(finish),
+                3 => self.next::<P, K, S, 3>(finish),
+                2 => self.next::<P, K, S, 2>(finish),
+                _ => self.next::<P, K, S, 1>(finish),
             }
         }
     }
@@ -243,12 +249,12 @@ impl<const V: usize> Tiles<V> {
     /// As [`span`]; the row has `T` columns left.
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn next<const K: usize, const S: usize, const T: usize>(&mut self, finish: &Finish) -> usize {
+    unsafe fn next<P: ByteProducts, const K: usize, const S: usize, const T: usize>(&mut self, finish: &Finish) -> usize {
         let mut acc = [self.bias; T];
         let (mut weights, mut pairs) = (self.weights, self.pairs);
         for _ in 0..const { pairs_per_row(K) } {
             // SAFETY: `K * V` weights a pair, `(T - 1) * S + K` columns are left of each pair.
-            unsafe { accumulate::<K, S, T, V>(&mut acc, weights, pairs) };
+            unsafe { accumulate::<P, K, S, T, V>(&mut acc, weights, pairs) };
             pin(acc.as_flattened_mut());
             weights = weights.wrapping_add(K * V);
             pairs = pairs.wrapping_add(COLUMNS * V);
@@ -269,10 +275,10 @@ impl<const V: usize> Tiles<V> {
 /// Adds one pair of kernel rows to `T` output columns.
 ///
 /// # Safety
-/// `K * V` vectors are readable at `weights`, `((T - 1) * S + K) * V` at `pairs`.
+/// There is a value of `P`; `K * V` vectors are readable at `weights`, `((T - 1) * S + K) * V` at `pairs`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn accumulate<const K: usize, const S: usize, const T: usize, const V: usize>(
+unsafe fn accumulate<P: ByteProducts, const K: usize, const S: usize, const T: usize, const V: usize>(
     acc: &mut [[__m256i; V]; T],
     weights: *const __m256i,
     pairs: *const __m256i,
@@ -291,7 +297,8 @@ unsafe fn accumulate<const K: usize, const S: usize, const T: usize, const V: us
                     let pair = unsafe { _mm256_loadu_si256(pairs.add($column * V + v)) };
                     for (o, acc) in acc.iter_mut().enumerate() {
                         if $column >= o * S && $column < o * S + K {
-                            acc[v] = _mm256_add_epi32(acc[v], _mm256_madd_epi16(pair, w[$column - o * S][v]));
+                            // SAFETY: the function's contract.
+                            acc[v] = unsafe { P::pairs(acc[v], pair, w[$column - o * S][v]) };
                         }
                     }
                 }
@@ -320,9 +327,9 @@ unsafe fn interleaved(a: *const u8, b: *const u8) -> __m256i {
 /// Any window: tap pairs, eight channels at a time.
 ///
 /// # Safety
-/// `dw.check` passed.
+/// There is a value of `P`; `dw.check` passed.
 #[target_feature(enable = "avx2")]
-unsafe fn any_window(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
+unsafe fn any_window<P: ByteProducts>(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
     let base = dw.output.rows(rows.clone()).start;
     let finish = Finish::new(&dw.quant);
     let channels = dw.output.channels;
@@ -338,7 +345,7 @@ unsafe fn any_window(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Rang
                     let from = input.as_ptr().add(window + channel);
                     for (i, &[a, b]) in dw.taps.iter().enumerate() {
                         let pair = interleaved(from.add(a), from.add(b));
-                        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(pair, _mm256_loadu_si256(weights.add(i))));
+                        acc = P::pairs(acc, pair, _mm256_loadu_si256(weights.add(i)));
                     }
                     let done = scaled(acc, _mm256_loadu_ps(dw.scale.as_slice().as_ptr().add(channel)));
                     let to = output.as_mut_ptr().add(pixel + channel);

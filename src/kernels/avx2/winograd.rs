@@ -2,15 +2,15 @@
 
 use super::super::pack::{GROUP, LANES};
 use super::super::winograd::{CENTER, DEPTH, INVERSE, Job, Outputs, POSITIONS, REACH, SHIFTS, TILE, Winograd};
-use super::{Finish, emit, others, plus, scaled, wide, windows};
+use super::{ByteProducts, Finish, emit, others, plus, scaled, wide, windows};
 use std::arch::x86_64::*;
 
 /// All tiles of the job, batch by batch.
 ///
 /// # Safety
-/// `wg.check(job)` passed.
+/// There is a value of `P`; `wg.check(job)` passed.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn run(wg: &Winograd, job: &mut Job<'_>) {
+pub(super) unsafe fn run<P: ByteProducts>(wg: &Winograd, job: &mut Job<'_>) {
     let [input_stride, product_stride] = wg.strides();
     let across = job.width.div_ceil(TILE);
     let tiles = job.height.div_ceil(TILE) * across;
@@ -33,7 +33,7 @@ pub(super) unsafe fn run(wg: &Winograd, job: &mut Job<'_>) {
                     let start = if position == CENTER { center } else { [_mm256_setzero_si256(); 2] };
                     let weights = weights.add((b * POSITIONS + position) * wg.depth * LANES * 2);
                     let (from, to) = (input.add(position * input_stride), products.add(position * product_stride));
-                    multiply(from, weights, to.cast(), &wg.offsets, batch.len(), start);
+                    multiply::<P>(from, weights, to.cast(), &wg.offsets, batch.len(), start);
                 }
                 for (i, tile) in batch.clone().enumerate() {
                     let tile = Tile::of(job, tile, across);
@@ -116,20 +116,27 @@ unsafe fn transform_input(job: &Job<'_>, tile: &Tile, depth: usize, to: *mut u8,
 /// One position of `count` tiles: `[tile][depth]` times a block's `[depth][LANES]`, from `start` up.
 ///
 /// # Safety
-/// All three are as large as that.
+/// There is a value of `P`; all three are as large as that.
 #[target_feature(enable = "avx2")]
-unsafe fn multiply(mut from: *const u8, weights: *const u8, mut to: *mut __m256i, offsets: &[u32], count: usize, start: [__m256i; 2]) {
+unsafe fn multiply<P: ByteProducts>(
+    mut from: *const u8,
+    weights: *const u8,
+    mut to: *mut __m256i,
+    offsets: &[u32],
+    count: usize,
+    start: [__m256i; 2],
+) {
     let mut left = count;
     while left > 0 {
         // SAFETY: `left` tiles are left.
         let done = unsafe {
             match left {
-                6 | 11.. => multiply_some::<6>(from, weights, to, offsets, start),
-                5 | 9 | 10 => multiply_some::<5>(from, weights, to, offsets, start),
-                4 | 7 | 8 => multiply_some::<4>(from, weights, to, offsets, start),
-                3 => multiply_some::<3>(from, weights, to, offsets, start),
-                2 => multiply_some::<2>(from, weights, to, offsets, start),
-                _ => multiply_some::<1>(from, weights, to, offsets, start),
+                6 | 11.. => multiply_some::<P, 6>(from, weights, to, offsets, start),
+                5 | 9 | 10 => multiply_some::<P, 5>(from, weights, to, offsets, start),
+                4 | 7 | 8 => multiply_some::<P, 4>(from, weights, to, offsets, start),
+                3 => multiply_some::<P, 3>(from, weights, to, offsets, start),
+                2 => multiply_some::<P, 2>(from, weights, to, offsets, start),
+                _ => multiply_some::<P, 1>(from, weights, to, offsets, start),
             }
         };
         left -= done;
@@ -144,7 +151,7 @@ unsafe fn multiply(mut from: *const u8, weights: *const u8, mut to: *mut __m256i
 /// As there.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn multiply_some<const T: usize>(
+unsafe fn multiply_some<P: ByteProducts, const T: usize>(
     from: *const u8,
     weights: *const u8,
     to: *mut __m256i,
@@ -154,7 +161,7 @@ unsafe fn multiply_some<const T: usize>(
     let mut acc = [start; T];
     // SAFETY: the function's contract.
     unsafe {
-        wide(offsets, weights, &windows(from, offsets.len() * GROUP * 2), &mut acc);
+        wide::<P, _, _>(offsets, weights, &windows(from, offsets.len() * GROUP * 2), &mut acc);
         for (i, &v) in acc.as_flattened().iter().enumerate() {
             _mm256_storeu_si256(to.add(i), v);
         }
