@@ -1,6 +1,6 @@
 //! Convolutions, or a convolution and a pool, as one step: of what lies between them only some rows exist, in the thread's scratch.
 
-use super::step::{InPlace, READS, Step};
+use super::step::{InPlace, Pieces, READS, Step};
 use crate::kernels::{Conv, Layout, Pool, SLACK, store};
 use std::ops::Range;
 
@@ -182,9 +182,44 @@ impl Step for FusedStep {
         self.window_bytes() + self.makers.iter().map(|maker| maker.conv.scratch_bytes()).fold(last, usize::max)
     }
 
+    /// So many rows that what is made twice above them, because another thread has it, is a quarter of the work at most.
+    fn grain(&self) -> usize {
+        let row = self.macs() / self.output.height as u64;
+        let rows = usize::try_from((4 * self.seam_macs()).div_ceil(row.max(1))).unwrap_or(usize::MAX);
+        rows.clamp(self.rows, self.output.height.max(self.rows)).next_multiple_of(self.rows)
+    }
+
     fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], rows: Range<usize>, scratch: &mut [u8]) {
+        self.run_pieces(inputs, &mut std::iter::once((rows, output)), scratch);
+    }
+
+    /// Pieces that follow each other go on with the same windows.
+    fn run_pieces<'a>(&self, inputs: [&[u8]; READS], pieces: Pieces<'_, 'a>, scratch: &mut [u8]) {
         let (bytes, scratch) = scratch.split_at_mut(self.window_bytes());
         let mut windows = Windows { makers: &self.makers, have: [const { 0..0 }; MAKERS], bytes, scratch };
+        let mut next = 0;
+        for (rows, output) in pieces {
+            if rows.start != next {
+                windows.have = [const { 0..0 }; MAKERS];
+            }
+            next = rows.end;
+            self.run_rows(&mut windows, inputs, output, rows);
+        }
+    }
+}
+
+impl FusedStep {
+    /// Multiply-accumulates that the first row of a piece takes more than one that follows others.
+    fn seam_macs(&self) -> u64 {
+        let (mut first, mut following, mut macs) = (1, 1, 0);
+        for maker in self.makers.iter().rev() {
+            (first, following) = ((first - 1) * maker.stride + maker.extent, following * maker.stride);
+            macs += (first.saturating_sub(following)) as u64 * (maker.macs() / maker.layout.height.max(1) as u64);
+        }
+        macs
+    }
+
+    fn run_rows(&self, windows: &mut Windows<'_>, inputs: [&[u8]; READS], output: &mut [u8], rows: Range<usize>) {
         let base = self.output.rows(rows.clone()).start;
         let last = self.makers.len() - 1;
         for start in rows.clone().step_by(self.rows) {

@@ -41,6 +41,7 @@ mod packed;
 pub mod plan;
 mod port;
 mod program;
+mod progress;
 mod quantized;
 mod recognize;
 mod report;

@@ -7,11 +7,12 @@ use super::error::{RunError, no_panic};
 use super::lower::{Origin, Record, Work, fuse, lifetimes};
 use super::plan::{self, Buffer, Plan};
 use super::program::{Executor, Memory, Program};
+use super::progress::{Division, Progress};
 use super::recognize::Absorbed;
 use super::report::{EngineNode, Placement};
 use super::spread::{self, Spread, Stages};
 use super::step::{READS, Step};
-use super::team::{Member, Team};
+use super::team::Team;
 use super::tract::lowering::Lowered;
 use super::tract::{IslandPlan, TractIsland, island_weights};
 use crate::kernels::{self, Isa, Pantry};
@@ -217,8 +218,8 @@ impl Program for NativeProgram {
 struct State {
     program: Arc<Prepared>,
     arena: Arena,
-    /// Threads of each step, and whether all must meet before it.
-    schedule: Vec<Turn>,
+    /// Of a run on several threads.
+    progress: Progress,
     /// Each thread's own, by its number: the locks are never waited for.
     scratch: Vec<Mutex<Vec<u8>>>,
     islands: Mutex<Vec<TractIsland>>,
@@ -227,97 +228,115 @@ struct State {
     arrivals: Mutex<Option<Vec<Instant>>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Turn {
-    threads: usize,
-    meet: bool,
-}
-
-/// Multiply-accumulates (or the like: see [`Prepared::cost`]) that are worth a thread's coming to a barrier.
+/// Multiply-accumulates (or the like: see [`Prepared::cost`]) that are worth a thread's taking part.
 const LEAST_COST: u64 = if cfg!(test) { 1 } else { 1 << 16 };
 
-/// How many of `threads` share each step.
-fn schedule(program: &Prepared, threads: usize) -> Vec<Turn> {
-    let wanted = |step: &Planned| match &step.action {
-        Action::Kernel { step: kernel, .. } => {
-            let worth = usize::try_from(program.cost(step) / LEAST_COST).unwrap_or(usize::MAX);
-            worth.clamp(1, threads).min(kernel.parts())
-        }
-        Action::Island { .. } => 1,
-    };
-    let mut before = 1;
-    let turn = |step| {
-        let threads = wanted(step);
-        let meet = threads > 1 || before > 1;
-        before = threads;
-        Turn { threads, meet }
-    };
-    program.steps.iter().map(turn).collect()
-}
+/// The same of a piece: smaller ones cost more in calls, and in data that changes caches, than they even out.
+const PIECE_COST: u64 = if cfg!(test) { 1 } else { 1 << 19 };
 
-/// The parts that thread `index` of `threads` does.
-fn share(parts: usize, index: usize, threads: usize) -> Range<usize> {
-    if index < threads { parts * index / threads..parts * (index + 1) / threads } else { 0..0 }
+/// Multiply-accumulates a byte of weights that are worth reading the weights once more for a piece.
+const MACS_A_BYTE: u64 = if cfg!(test) { 0 } else { 24 };
+
+/// Pieces that a thread makes of its own share, at most.
+const PIECES: usize = 4;
+
+/// How `threads` share each step.
+fn divisions(program: &Prepared, threads: usize) -> Vec<Division> {
+    let division = |step: &Planned| {
+        let Action::Kernel { step: kernel, .. } = &step.action else {
+            return Division { parts: 1, threads: 1, grain: 1, piece: 1 };
+        };
+        let (parts, cost) = (kernel.parts().max(1), program.cost(step).max(1));
+        let worth = usize::try_from(cost / LEAST_COST).unwrap_or(usize::MAX);
+        let threads = worth.clamp(1, threads).min(parts);
+        let least = PIECE_COST.max(MACS_A_BYTE * kernel.weight_bytes() as u64);
+        let least = usize::try_from((least * parts as u64).div_ceil(cost)).unwrap_or(parts);
+        let grain = kernel.grain().clamp(1, parts);
+        let grain = least.next_multiple_of(grain).clamp(1, parts.next_multiple_of(grain));
+        let piece = if threads == 1 { parts } else { parts.div_ceil(threads * PIECES) };
+        Division { parts, threads, grain, piece: piece.next_multiple_of(grain) }
+    };
+    program.steps.iter().map(division).collect()
 }
 
 impl State {
-    /// One thread's way through the program.
-    fn run(&self, member: &Member) {
-        if !self.run_steps(0..self.schedule.len(), member) {
-            member.fail();
-        }
-    }
-
-    /// The same through some of its steps. False where one fails, whose error is left in [`State::error`], or where another
-    /// thread's did.
-    fn run_steps(&self, steps: Range<usize>, member: &Member) -> bool {
-        let mut scratch = locked(&self.scratch[member.index]);
-        let mut untimed = None;
-        let mut arrivals = (member.index == 0).then(|| locked(&self.arrivals));
-        let arrivals = arrivals.as_deref_mut().unwrap_or(&mut untimed);
-        for (planned, turn) in self.program.steps[steps.clone()].iter().zip(&self.schedule[steps]) {
-            if turn.meet && !member.meet() {
-                return false;
+    /// One of several threads' way through the program.
+    fn run_shared(&self, thread: usize) {
+        let waiting = EndsRun(&self.progress);
+        let mut scratch = locked(&self.scratch[thread]);
+        for (number, planned) in self.program.steps.iter().enumerate().filter(|(number, _)| self.progress.takes_part(*number, thread)) {
+            if !self.progress.wait_for(number) {
+                break;
             }
-            if let Some(arrivals) = &mut *arrivals {
-                arrivals.push(Instant::now());
-            }
-            if let Err(error) = self.step(planned, member.index, turn.threads, &mut scratch) {
+            self.arrive(thread);
+            let mut done = 0;
+            let taken = self.progress.pieces(number, thread).inspect(|parts| done += parts.len());
+            if let Err(error) = self.step(planned, taken, &mut scratch) {
                 *locked(&self.error) = Some(error);
-                return false;
+                return;
             }
+            self.progress.done(number, done);
         }
-        true
+        std::mem::forget(waiting);
     }
 
-    fn step(&self, planned: &Planned, index: usize, threads: usize, scratch: &mut [u8]) -> Result<(), RunError> {
+    /// The only thread's way through some steps. False where one fails, whose error is left in [`State::error`].
+    fn run_alone(&self, steps: Range<usize>) -> bool {
+        let mut scratch = locked(&self.scratch[0]);
+        steps.into_iter().all(|number| {
+            self.arrive(0);
+            let planned = &self.program.steps[number];
+            let parts = if let Action::Kernel { step, .. } = &planned.action { step.parts() } else { 1 };
+            let result = self.step(planned, std::iter::once(0..parts), &mut scratch);
+            result.map_err(|error| *locked(&self.error) = Some(error)).is_ok()
+        })
+    }
+
+    /// Notes the time at which the caller's thread comes to a step, where that is asked for.
+    fn arrive(&self, thread: usize) {
+        if thread == 0
+            && let Some(arrivals) = &mut *locked(&self.arrivals)
+        {
+            arrivals.push(Instant::now());
+        }
+    }
+
+    /// The parts of a step that `taken` gives; of an island any stand for all of it.
+    fn step(&self, planned: &Planned, mut taken: impl Iterator<Item = Range<usize>>, scratch: &mut [u8]) -> Result<(), RunError> {
         match &planned.action {
             Action::Kernel { step, reads, write } => {
-                let parts = share(step.parts(), index, threads);
-                if !parts.is_empty() {
-                    self.kernel(&**step, reads, write, parts, scratch);
-                }
+                self.kernel(&**step, reads, write, taken.filter(|parts| !parts.is_empty()), scratch);
                 Ok(())
             }
-            Action::Island { number, reads, writes, .. } if index == 0 => self.island(*number, reads, writes),
-            Action::Island { .. } => Ok(()),
+            Action::Island { number, reads, writes, .. } => taken.try_for_each(|_| self.island(*number, reads, writes)),
         }
     }
 
-    fn kernel(&self, step: &dyn Step, reads: &[Place; READS], write: &Range<usize>, parts: Range<usize>, scratch: &mut [u8]) {
+    fn kernel(
+        &self,
+        step: &dyn Step,
+        reads: &[Place; READS],
+        write: &Range<usize>,
+        taken: impl Iterator<Item = Range<usize>>,
+        scratch: &mut [u8],
+    ) {
         let ranges = reads.each_ref().map(|place| match place {
             Place::Constant(_) => 0..0,
             Place::Arena(range) => range.clone(),
         });
-        let owned = step.owned(parts.clone());
         // SAFETY: `prepare` found that the buffers of a step are apart from each other and from all that live beyond it, and
-        // `executor` that the threads of a step own disjoint bytes; a barrier stands between steps that share any.
-        let (slices, output) = unsafe { self.arena.step(ranges, write.start + owned.start..write.start + owned.end) };
+        // steps that share any follow each other (`Progress::wait_for`).
+        let (slices, _) = unsafe { self.arena.step(ranges.clone(), 0..0) };
         let inputs = std::array::from_fn(|i| match &reads[i] {
             Place::Constant(index) => &self.program.constants[*index][..],
             Place::Arena(_) => slices[i],
         });
-        step.run(inputs, output, parts, scratch);
+        let mut pieces = taken.map(|parts| {
+            let owned = step.owned(parts.clone());
+            // SAFETY: as above; parts are taken once, and `check_owners` found that they own disjoint bytes.
+            (parts, unsafe { self.arena.step(ranges.clone(), write.start + owned.start..write.start + owned.end) }.1)
+        });
+        step.run_pieces(inputs, &mut pieces, scratch);
     }
 
     fn island(&self, number: usize, reads: &[Place], writes: &[Range<usize>]) -> Result<(), RunError> {
@@ -349,6 +368,15 @@ impl State {
     }
 }
 
+/// Ends the run for all threads when dropped: an error or a panic leaves parts undone that others would wait for.
+struct EndsRun<'a>(&'a Progress);
+
+impl Drop for EndsRun<'_> {
+    fn drop(&mut self) {
+        self.0.fail();
+    }
+}
+
 struct NativeExecutor {
     state: Arc<State>,
     outputs: Vec<Vec<u8>>,
@@ -367,13 +395,13 @@ enum Way {
 impl NativeExecutor {
     fn new(program: Arc<Prepared>, spread: &Spread) -> Result<NativeExecutor, RunError> {
         let most = if let Spread::Threads { threads, .. } = spread { (*threads).max(1) } else { 1 };
-        let schedule = schedule(&program, most);
-        let threads = schedule.iter().map(|turn| turn.threads).max().unwrap_or(1);
-        check_owners(&program, &schedule)?;
+        let divisions = divisions(&program, most);
+        let threads = divisions.iter().map(|division| division.threads).max().unwrap_or(1);
+        check_owners(&program)?;
         let islands = program.islands.iter().map(|plan| TractIsland::new(plan.clone())).collect::<Result<_, _>>()?;
         let state = Arc::new(State {
             arena: Arena::new(program.arena),
-            schedule,
+            progress: Progress::new(&divisions),
             scratch: (0..threads).map(|_| Mutex::new(vec![0; program.scratch])).collect(),
             islands: Mutex::new(islands),
             error: Mutex::new(None),
@@ -415,19 +443,18 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn team(state: &Arc<State>, threads: usize, cores: &[usize]) -> Result<Team, RunError> {
     let state = state.clone();
-    let team = Team::new(threads, cores, Arc::new(move |member: &Member| state.run(member)));
-    team.map_err(|e| RunError(format!("no threads: {e}")))
+    Team::new(threads, cores, Arc::new(move |thread| state.run_shared(thread))).map_err(|e| RunError(format!("no threads: {e}")))
 }
 
-/// Threads of a step must own bytes that follow each other inside the step's output.
-fn check_owners(program: &Prepared, schedule: &[Turn]) -> Result<(), RunError> {
-    for (planned, turn) in program.steps.iter().zip(schedule) {
+/// Each part of a step must own bytes that follow those of the part before, inside the step's output.
+fn check_owners(program: &Prepared) -> Result<(), RunError> {
+    for planned in &program.steps {
         let Action::Kernel { step, write, .. } = &planned.action else { continue };
         let mut end = 0;
-        for index in 0..turn.threads {
-            let owned = step.owned(share(step.parts(), index, turn.threads));
+        for part in 0..step.parts() {
+            let owned = step.owned(part..part + 1);
             if owned.start < end || owned.end > write.len() {
-                return Err(RunError(format!("step `{}`: threads share bytes {owned:?} of {}", planned.name, write.len())));
+                return Err(RunError(format!("step `{}`: part {part} writes bytes {owned:?} of {}", planned.name, write.len())));
             }
             end = owned.end;
         }
@@ -449,14 +476,17 @@ impl Executor for NativeExecutor {
     fn run(&mut self) -> Result<(), RunError> {
         let sound = match &self.way {
             Way::Alone => {
-                self.state.run(&Member::alone());
+                self.state.run_alone(0..self.state.program.steps.len());
                 true
             }
-            Way::Together(team) => team.run(),
+            Way::Together(team) => {
+                self.state.progress.reset();
+                team.run()
+            }
             Way::Staged(stages, parts) => {
                 let _ = parts.iter().enumerate().all(|(stage, steps)| {
                     let _turn = stages.enter(stage);
-                    self.state.run_steps(steps.clone(), &Member::alone())
+                    self.state.run_alone(steps.clone())
                 });
                 stages.leave();
                 true
@@ -466,7 +496,7 @@ impl Executor for NativeExecutor {
     }
 
     fn run_timed(&mut self, each: &mut dyn FnMut(usize, Duration)) -> Result<(), RunError> {
-        *locked(&self.state.arrivals) = Some(Vec::with_capacity(self.state.schedule.len()));
+        *locked(&self.state.arrivals) = Some(Vec::with_capacity(self.state.program.steps.len()));
         let result = self.run();
         let end = Instant::now();
         let arrivals = locked(&self.state.arrivals).take().unwrap_or_default();
@@ -537,15 +567,6 @@ mod tests {
                     });
                 }
             });
-        }
-    }
-
-    #[test]
-    fn shares_are_disjoint_and_complete() {
-        for (parts, threads) in [(7, 2), (1, 1), (9, 4), (3, 3)] {
-            let all: Vec<usize> = (0..threads).flat_map(|index| share(parts, index, threads)).collect();
-            assert_eq!(all, (0..parts).collect::<Vec<_>>());
-            assert!(share(parts, threads, threads).is_empty());
         }
     }
 }

@@ -14,8 +14,13 @@ pub trait Step: Send + Sync {
     /// Parts (rows, mostly) that can be given to different threads.
     fn parts(&self) -> usize;
 
-    /// Bytes of the output that the writer of these parts owns.
+    /// Bytes of the output that the writer of these parts owns: disjoint for disjoint parts, in their order, one after the other.
     fn owned(&self, parts: Range<usize>) -> Range<usize>;
+
+    /// Least parts that are done together without doing work twice.
+    fn grain(&self) -> usize {
+        1
+    }
 
     /// Multiply-accumulates of all parts.
     fn macs(&self) -> u64 {
@@ -35,7 +40,15 @@ pub trait Step: Send + Sync {
     /// Computes `parts`. `inputs` are whole tensors, in the order of the draft's reads; one whose place the output takes is
     /// empty. `output` is what [`Step::owned`] names.
     fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], parts: Range<usize>, scratch: &mut [u8]);
+
+    /// [`Step::run`] for each of `pieces`: parts and the output's bytes that belong to them.
+    fn run_pieces<'a>(&self, inputs: [&[u8]; READS], pieces: Pieces<'_, 'a>, scratch: &mut [u8]) {
+        pieces.for_each(|(parts, output)| self.run(inputs, output, parts, scratch));
+    }
 }
+
+/// Parts as they are taken, each with the bytes that their writer owns.
+pub type Pieces<'p, 'a> = &'p mut dyn Iterator<Item = (Range<usize>, &'a mut [u8])>;
 
 /// A kernel whose output may lie where its first operand lies (of a convolution: its residual).
 pub struct InPlace<T> {
@@ -110,6 +123,10 @@ pub struct ConvStep {
 impl Step for ConvStep {
     by_rows!(conv kernel);
     weighted!(conv kernel);
+
+    fn grain(&self) -> usize {
+        self.conv.kernel.grain()
+    }
 
     fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], rows: Range<usize>, scratch: &mut [u8]) {
         let residual = if self.residual { self.conv.operand(inputs[1]) } else { None };
