@@ -658,7 +658,7 @@ fn body<K: Kernel>(kernel: K, params: &ConvParams) -> Result<Body, Error> {
 }
 
 fn dense<K: Kernel>(_: K, params: &ConvParams) -> Result<Body, Error> {
-    let mut blocks = Vec::new();
+    let mut blocks = Vec::with_capacity(params.blocks().count());
     for (group, channels) in params.blocks() {
         let weights: Vec<Vec<i16>> = channels.clone().map(|o| taps_first(params, o)).collect();
         let columns = Columns {

@@ -75,10 +75,7 @@ pub(crate) struct Block {
     pub columns: usize,
     lanes: usize,
     span: usize,
-    #[cfg_attr(
-        not(any(target_arch = "aarch64", target_arch = "arm")),
-        allow(dead_code, reason = "x86 loops go by groups, because theirs may be mixed")
-    )]
+    /// Empty where no loop reads them: x86's go by groups, because theirs may be mixed.
     runs: Vec<Run>,
     offsets: Aligned<u32>,
     weights: Weights,
@@ -95,7 +92,7 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    #[cfg_attr(not(any(target_arch = "aarch64", target_arch = "arm")), allow(dead_code, reason = "as the field"))]
+    #[cfg_attr(not(any(target_arch = "aarch64", target_arch = "arm")), allow(dead_code, reason = "as the field says"))]
     pub fn runs(&self) -> &[Run] {
         &self.runs
     }
@@ -176,6 +173,7 @@ impl Block {
             _ => Weights::Mixed(narrow, wide),
         };
         let paired = style.pairs(&runs, &weights);
+        let runs = read_runs(runs);
         Some(Block { channel, columns, lanes, span, runs, offsets, weights, paired, loud: loud != 0, order, bias, scale })
     }
 }
@@ -237,6 +235,7 @@ pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> R
         loud |= is_loud(bound, scale[lane]);
     }
     let offsets = Aligned::new(&offsets);
+    let runs = read_runs(runs);
     Ok(Block { channel: columns.channel, columns: count, lanes, span, runs, offsets, weights, paired, loud, order, bias, scale })
 }
 
@@ -319,6 +318,15 @@ fn runs(offsets: &[u32]) -> (Vec<Run>, usize) {
     }
     let span = out.iter().map(|run| run.offset + run.groups * GROUP).max().unwrap_or(0);
     (out, span)
+}
+
+/// Those that a loop reads.
+fn read_runs(mut runs: Vec<Run>) -> Vec<Run> {
+    if cfg!(not(any(target_arch = "aarch64", target_arch = "arm", test))) {
+        return Vec::new();
+    }
+    runs.shrink_to_fit();
+    runs
 }
 
 fn wide(groups: &[Group]) -> Vec<i16> {
