@@ -17,7 +17,7 @@
 //! | `lower/view`, `lower/draft`, `lower/fuse` | strides, steps before their kernel is prepared, fusion by rows |
 //! | `step`, `fused` | kernels behind one interface, and several of them as one step |
 //! | `arena`, `plan` | bytes, and where they lie |
-//! | `team`, `spread` | who works on them when: threads on one step, stages of steps |
+//! | `team`, `progress`, `spread` | who works on them when: threads on one step and which parts of it, stages of steps |
 //! | `program` | the boundary to what runs: our executor, or tract alone |
 //! | `packed`, `mapping` | packed weights kept in a file for the next start |
 //! | `report`, `bench` | what `inspect` and `bench` tell |
