@@ -133,22 +133,12 @@ impl Progress {
     /// Waits until all steps before `step` are done. False where a thread failed: then the run is over.
     #[must_use]
     pub fn wait_for(&self, step: usize) -> bool {
-        let ready = || self.completed.load(Ordering::Acquire) >= step as u32;
-        for _ in 0..SPINS {
-            if ready() {
-                return !self.failed.load(Ordering::Acquire);
-            }
-            std::hint::spin_loop();
+        let ready = |completed: u32| completed >= step as u32 || self.failed.load(Ordering::SeqCst);
+        if !spun(&self.completed, ready) {
+            self.sleepers.fetch_add(1, Ordering::SeqCst);
+            sleep_until(&self.completed, ready);
+            self.sleepers.fetch_sub(1, Ordering::SeqCst);
         }
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
-        loop {
-            let now = self.completed.load(Ordering::SeqCst);
-            if now >= step as u32 || self.failed.load(Ordering::SeqCst) {
-                break;
-            }
-            sleep(&self.completed, now);
-        }
-        self.sleepers.fetch_sub(1, Ordering::SeqCst);
         !self.failed.load(Ordering::Acquire)
     }
 
@@ -190,29 +180,36 @@ impl Progress {
     }
 }
 
-/// Sleeps while `word` is `value`; may wake early.
-fn sleep(word: &AtomicU32, value: u32) {
-    let _ = futex::wait(word, futex::Flags::PRIVATE, value, None);
-}
-
 pub fn wake(word: &AtomicU32) {
     let _ = futex::wake(word, futex::Flags::PRIVATE, u32::MAX >> 1);
 }
 
 /// Returns when `ready` holds of `word`.
 pub fn spin_then_sleep(word: &AtomicU32, ready: impl Fn(u32) -> bool) {
-    for _ in 0..SPINS {
-        if ready(word.load(Ordering::Acquire)) {
-            return;
-        }
-        std::hint::spin_loop();
+    if !spun(word, &ready) {
+        sleep_until(word, ready);
     }
+}
+
+/// Spins for a while. True where `ready` came to hold of `word`.
+fn spun(word: &AtomicU32, ready: impl Fn(u32) -> bool) -> bool {
+    (0..SPINS).any(|_| {
+        let now = ready(word.load(Ordering::Acquire));
+        if !now {
+            std::hint::spin_loop();
+        }
+        now
+    })
+}
+
+/// Sleeps until `ready` holds of `word`; whoever makes it hold calls [`wake`].
+fn sleep_until(word: &AtomicU32, ready: impl Fn(u32) -> bool) {
     loop {
         let now = word.load(Ordering::SeqCst);
         if ready(now) {
             return;
         }
-        sleep(word, now);
+        let _ = futex::wait(word, futex::Flags::PRIVATE, now, None);
     }
 }
 
