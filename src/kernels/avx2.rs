@@ -11,6 +11,8 @@
 //!   pixel 3 |  acc30             acc31
 //! ```
 //!
+//! Where groups break the rule, they are guarded: the same loop, and `guard` makes up for what saturates.
+//!
 //! Wide: the same tile, `acc += vpmaddwd(x, w)` on 16-bit pairs, exact for every weight. Lanes are ordered so that the
 //! packs of the epilogue, which interleave 128-bit halves, leave channels in order. What is not dense lies in files of its own.
 //!
@@ -18,15 +20,17 @@
 
 use super::conv::{After, Kernel, Residual, Strip};
 use super::depthwise::Depthwise;
-use super::pack::{LANES, NarrowRule, Style, Weights};
+use super::pack::{GROUP, LANES, NarrowRule, Style, Weights};
 use super::portable::Portable;
 use super::winograd::{Job, Winograd};
 use super::{AddQuant, OutputQuant, store};
+use guard::Ceilings;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 mod depthwise;
 mod elementwise;
+mod guard;
 mod winograd;
 
 /// Proof that the CPU has AVX2.
@@ -55,6 +59,18 @@ impl Kernel for Avx2 {
         assert_eq!(bytes.len() * 2, wide.len());
         // SAFETY: `self` proves AVX2; the lengths were compared.
         unsafe { elementwise::widen_bytes(bytes, wide) }
+    }
+
+    fn tops(self, bytes: &[u8], tops: &mut [u8]) {
+        assert_eq!(bytes.len(), tops.len() * GROUP);
+        // SAFETY: `self` proves AVX2; the lengths were compared.
+        unsafe { guard::tops(bytes, tops) }
+    }
+
+    fn halves(self, bytes: &[u8], wide: &mut [u8]) {
+        assert_eq!(bytes.len() * 2, wide.len());
+        // SAFETY: `self` proves AVX2; the lengths were compared.
+        unsafe { guard::halves(bytes, wide) }
     }
 
     fn add(self, quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
@@ -133,9 +149,32 @@ pub(super) fn dense<P: ByteProducts>(_: P, _: Avx2, strip: &mut Strip<'_>) {
     strip.check();
     // SAFETY: the arguments prove both instruction sets; the strip was checked.
     unsafe {
+        match strip.block.guard() {
+            None => blocks::<P, EXACT>(strip),
+            Some(_) if strip.widened => blocks::<P, WIDENED>(strip),
+            Some(_) => blocks::<P, GUARDED>(strip),
+        }
+    }
+}
+
+/// How narrow weights are multiplied: as bytes.
+const EXACT: u8 = 0;
+/// As bytes, compared with ceilings.
+const GUARDED: u8 = 1;
+/// In 16 bits, as the input is.
+const WIDENED: u8 = 2;
+
+/// Computes a strip. A loop for each way, because small tiles feel every branch.
+///
+/// # Safety
+/// As [`pixels`], but for the lanes.
+#[target_feature(enable = "avx2")]
+unsafe fn blocks<P: ByteProducts, const HOW: u8>(strip: &mut Strip<'_>) {
+    // SAFETY: the function's contract.
+    unsafe {
         match strip.block.lanes() {
-            LANES => pixels::<P, 2>(strip),
-            _ => pixels::<P, 1>(strip),
+            LANES => pixels::<P, HOW, 2>(strip),
+            _ => pixels::<P, HOW, 1>(strip),
         }
     }
 }
@@ -291,6 +330,8 @@ struct Shared<'a, const VECTORS: usize> {
     /// Offsets and weights of the narrow groups, and of the wide ones.
     narrow: (&'a [u32], *const u8),
     wide: (&'a [u32], *const u8),
+    /// Of the narrow groups.
+    ceilings: Option<Ceilings<'a>>,
     bias: [__m256i; VECTORS],
     scale: [__m256; VECTORS],
     finish: Finish,
@@ -321,6 +362,7 @@ impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
         Shared {
             narrow: (narrow, weights.0),
             wide: (wide, weights.1),
+            ceilings: strip.block.guard().map(|guard| Ceilings::new(guard, strip.windows.step_x)),
             bias,
             scale,
             finish: Finish::new(&strip.after.bytes()),
@@ -336,11 +378,11 @@ impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
 /// # Safety
 /// There is a value of `P`; `strip.check()` passed; `VECTORS * 8` are the block's lanes.
 #[target_feature(enable = "avx2")]
-unsafe fn pixels<P: ByteProducts, const VECTORS: usize>(strip: &mut Strip<'_>) {
+unsafe fn pixels<P: ByteProducts, const HOW: u8, const VECTORS: usize>(strip: &mut Strip<'_>) {
     let output = strip.output.as_mut_ptr();
     let shared = Shared::<VECTORS>::new(strip);
     let residual = strip.residual().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
-    let tall = shared.narrow.0.is_empty() || P::SPARES_REGISTERS;
+    let tall = shared.narrow.0.is_empty() || HOW == WIDENED || P::SPARES_REGISTERS;
     let full = shared.columns == VECTORS * 8;
     let (height, width) = strip.rows();
     for y in 0..height {
@@ -348,7 +390,8 @@ unsafe fn pixels<P: ByteProducts, const VECTORS: usize>(strip: &mut Strip<'_>) {
         // SAFETY: row `y` is one of the strip's, and the steps below stay inside it: `strip.check()` covers them.
         unsafe {
             let mut at = At {
-                bytes: strip.bytes.as_ptr().add(strip.bytes_before + window),
+                bytes: strip.bytes.as_ptr().add(window),
+                tops: strip.tops.as_ptr().wrapping_add(window / GROUP),
                 window: strip.input.as_ptr().wrapping_add(window * 2),
                 pixel: output.add(strip.pixels.base + y * strip.pixels.step_y),
                 residual: residual.map_or(output, |(from, grid)| from.add(grid.base + y * grid.step_y)),
@@ -356,8 +399,8 @@ unsafe fn pixels<P: ByteProducts, const VECTORS: usize>(strip: &mut Strip<'_>) {
             let mut left = width;
             while left > 0 {
                 left -= match full {
-                    true => next_tile::<P, VECTORS, true>(&shared, &mut at, left, tall),
-                    false => next_tile::<P, VECTORS, false>(&shared, &mut at, left, tall),
+                    true => next_tile::<P, HOW, VECTORS, true>(&shared, &mut at, left, tall),
+                    false => next_tile::<P, HOW, VECTORS, false>(&shared, &mut at, left, tall),
                 };
             }
         }
@@ -367,6 +410,8 @@ unsafe fn pixels<P: ByteProducts, const VECTORS: usize>(strip: &mut Strip<'_>) {
 /// The next pixel of a row.
 struct At {
     bytes: *const u8,
+    /// Its tops where bytes are guarded, else dangling.
+    tops: *const u8,
     /// The same in the widened input; dangling where there is none.
     window: *const u8,
     pixel: *mut u8,
@@ -379,7 +424,7 @@ struct At {
 /// As [`tile`].
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn next_tile<P: ByteProducts, const VECTORS: usize, const FULL: bool>(
+unsafe fn next_tile<P: ByteProducts, const HOW: u8, const VECTORS: usize, const FULL: bool>(
     shared: &Shared<'_, VECTORS>,
     at: &mut At,
     left: usize,
@@ -388,13 +433,13 @@ unsafe fn next_tile<P: ByteProducts, const VECTORS: usize, const FULL: bool>(
     // SAFETY: the function's contract; no tile is larger than what is left.
     unsafe {
         match (VECTORS, left) {
-            (1, 8..) => tile::<P, VECTORS, FULL, 8>(shared, at),
-            (2, 6 | 11..) if tall => tile::<P, VECTORS, FULL, 6>(shared, at),
-            (2, 5 | 9 | 10 | 13..) => tile::<P, VECTORS, FULL, 5>(shared, at),
-            (2, 3 | 6) => tile::<P, VECTORS, FULL, 3>(shared, at),
-            (_, 4..) => tile::<P, VECTORS, FULL, 4>(shared, at),
-            (_, 2..) => tile::<P, VECTORS, FULL, 2>(shared, at),
-            _ => tile::<P, VECTORS, FULL, 1>(shared, at),
+            (1, 8..) => tile::<P, HOW, VECTORS, FULL, 8>(shared, at),
+            (2, 6 | 11..) if tall => tile::<P, HOW, VECTORS, FULL, 6>(shared, at),
+            (2, 5 | 9 | 10 | 13..) => tile::<P, HOW, VECTORS, FULL, 5>(shared, at),
+            (2, 3 | 6) => tile::<P, HOW, VECTORS, FULL, 3>(shared, at),
+            (_, 4..) => tile::<P, HOW, VECTORS, FULL, 4>(shared, at),
+            (_, 2..) => tile::<P, HOW, VECTORS, FULL, 2>(shared, at),
+            _ => tile::<P, HOW, VECTORS, FULL, 1>(shared, at),
         }
     }
 }
@@ -405,7 +450,7 @@ unsafe fn next_tile<P: ByteProducts, const VECTORS: usize, const FULL: bool>(
 /// As [`pixels`]; the row has `PIXELS` pixels left; `FULL` only with all columns.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile<P: ByteProducts, const VECTORS: usize, const FULL: bool, const PIXELS: usize>(
+unsafe fn tile<P: ByteProducts, const HOW: u8, const VECTORS: usize, const FULL: bool, const PIXELS: usize>(
     shared: &Shared<'_, VECTORS>,
     at: &mut At,
 ) -> usize {
@@ -414,9 +459,19 @@ unsafe fn tile<P: ByteProducts, const VECTORS: usize, const FULL: bool, const PI
     // checked for every pixel of the strip. Positions may move one past the row's end, which is never read.
     unsafe {
         if !shared.narrow.0.is_empty() {
-            narrow::<P, _, _>(shared.narrow.0, shared.narrow.1, &windows(at.bytes, shared.steps[0]), &mut acc);
+            let (offsets, weights) = shared.narrow;
+            match (HOW, &shared.ceilings) {
+                (WIDENED, _) => guard::widened::<P, _, _>(offsets, weights, &windows(at.window, shared.steps[0] * 2), &mut acc),
+                (GUARDED, Some(ceilings)) if !ceilings.hold::<PIXELS>(at.tops) => {
+                    let mut sums = acc;
+                    let windows = windows(at.bytes, shared.steps[0]);
+                    guard::mended::<P, _, _>(ceilings, shared.narrow, &windows, at.tops, &shared.bias, &mut sums);
+                    acc = sums;
+                }
+                _ => narrow::<P, _, _>(offsets, weights, &windows(at.bytes, shared.steps[0]), &mut acc),
+            }
         }
-        if !shared.wide.0.is_empty() {
+        if HOW == EXACT && !shared.wide.0.is_empty() {
             wide::<P, _, _>(shared.wide.0, shared.wide.1, &windows(at.window, shared.steps[0] * 2), &mut acc);
         }
         let columns = if FULL { VECTORS * 8 } else { shared.columns };
@@ -432,6 +487,9 @@ unsafe fn tile<P: ByteProducts, const VECTORS: usize, const FULL: bool, const PI
             other_end(shared, at, &copies, columns);
         }
         at.bytes = at.bytes.wrapping_add(PIXELS * shared.steps[0]);
+        if HOW == GUARDED {
+            at.tops = at.tops.wrapping_add(PIXELS * shared.steps[0] / GROUP);
+        }
         at.window = at.window.wrapping_add(PIXELS * shared.steps[0] * 2);
         at.pixel = at.pixel.wrapping_add(PIXELS * shared.steps[1]);
         at.residual = at.residual.wrapping_add(PIXELS * shared.steps[2]);

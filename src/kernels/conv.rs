@@ -4,7 +4,9 @@
 //! and no table of pointers: the input carries its padding as a border, so every window is inside it.
 
 use super::depthwise::Depthwise;
-use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack};
+use super::forms::{Dense, Forms, Windows};
+use super::guard::{CHUNK, Guard};
+use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack, wants_guard};
 use super::pantry::{Pantry, Reader, Writer};
 use super::weights::Int8Weights;
 use super::winograd::{Job, Winograd};
@@ -216,16 +218,21 @@ pub(crate) struct Residual<'a> {
 }
 
 /// One block of output channels over some output rows: the inner loops' unit of work. `input` is the activation's bytes for
-/// narrow weights, the same as little-endian 16-bit numbers for wide and mixed ones; `windows` counts elements either way.
+/// narrow weights, or the same as little-endian 16-bit numbers for wide and mixed ones; `windows` counts elements either way.
 pub(crate) struct Strip<'a> {
     pub block: &'a Block,
     pub height: usize,
     pub width: usize,
     pub input: &'a [u8],
     pub windows: Grid,
-    /// The activation's bytes, of which the first `bytes_before` lie before those that `windows` counts.
+    /// The activation's bytes, whatever `input` is.
     pub bytes: &'a [u8],
-    pub bytes_before: usize,
+    /// For guarded weights: `input` is what [`Kernel::halves`] makes, else the bytes.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the rule of one instruction set"))]
+    pub widened: bool,
+    /// For guarded weights that are not `widened`: the [`Kernel::tops`] of `input`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the rule of one instruction set"))]
+    pub tops: &'a [u8],
     pub output: &'a mut [u8],
     pub pixels: Grid,
     pub after: After<'a>,
@@ -288,9 +295,12 @@ impl Strip<'_> {
     /// Panics unless every byte that the loops touch is inside its buffer. Loops may read one group past a window's span
     /// (`SLACK` covers it) and touch exactly `columns` values of an output pixel.
     pub fn check(&self) {
-        let width = if matches!(self.block.weights(), Weights::Narrow(_)) { 1 } else { 2 };
+        let guarded = self.block.guard().is_some();
+        let bytes = if guarded { !self.widened } else { matches!(self.block.weights(), Weights::Narrow(_)) };
+        let width = if bytes { 1 } else { 2 };
         let end = self.windows.last(self.height, self.width) + self.block.span();
-        assert!(end * width <= self.input.len() && end + self.bytes_before <= self.bytes.len());
+        assert!(end * width <= self.input.len() && end <= self.bytes.len());
+        assert!(!guarded || self.widened || end / GROUP + CHUNK <= self.tops.len());
         assert!(self.pixels.last(self.height, self.width) + self.block.columns * self.after.size() <= self.output.len());
         if let Some(residual) = self.residual() {
             let bytes = residual.bytes.map_or(self.output.len(), <[u8]>::len);
@@ -307,6 +317,15 @@ pub(crate) trait Kernel: Copy {
     fn strip(self, strip: &mut Strip<'_>);
     /// Each byte as a little-endian 16-bit number (see [`super::widen`]). `wide` has twice the length of `bytes`.
     fn widen(self, bytes: &[u8], wide: &mut [u8]);
+    /// [`super::guard::top`] of each [`GROUP`] bytes; `tops` is a quarter as long as `bytes`.
+    fn tops(self, _bytes: &[u8], _tops: &mut [u8]) {
+        unreachable!("no block is guarded");
+    }
+    /// The bytes as little-endian 16-bit numbers: of each four the first, the third, the second and the fourth. `wide` has twice the
+    /// length of `bytes`, which is a multiple of four.
+    fn halves(self, _bytes: &[u8], _wide: &mut [u8]) {
+        unreachable!("no block is guarded");
+    }
     /// The sum of two quantized tensors; three slices of one length.
     #[inline(always)]
     fn add(self, quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
@@ -334,7 +353,7 @@ pub(crate) trait Kernel: Copy {
 
 #[derive(Clone, Debug)]
 enum Body {
-    Dense { blocks: Vec<Block>, any_wide: bool },
+    Dense(Dense),
     Depthwise(Box<Depthwise>),
     Winograd(Box<Winograd>),
 }
@@ -397,7 +416,7 @@ impl Conv {
             return Ok(kept);
         }
         params.check()?;
-        let body = with_kernel!(isa, k => if sums { dense(k, params) } else { body(k, params) })?;
+        let body = with_kernel!(isa, k => if sums { dense(k, params, true) } else { body(k, params) })?;
         // Depthwise weights are few.
         if !params.is_depthwise() {
             pantry.put(&params.key(isa, sums), |to| body.put(to));
@@ -429,9 +448,9 @@ impl Conv {
     /// Bytes of scratch that one thread's [`Conv::run`] needs.
     pub fn scratch_bytes(&self) -> usize {
         match &self.body {
-            Body::Dense { any_wide: true, .. } => 2 * self.window_rows(0..self.chunk).len(),
+            Body::Dense(dense) => dense.scratch_bytes(self.window_rows(0..self.chunk).len()),
             Body::Winograd(wg) => wg.scratch_bytes(),
-            _ => 0,
+            Body::Depthwise(_) => 0,
         }
     }
 
@@ -448,19 +467,24 @@ impl Conv {
     /// Bytes of packed weights.
     pub fn weight_bytes(&self) -> usize {
         match &self.body {
-            Body::Dense { blocks, .. } => blocks.iter().map(Block::bytes).sum(),
+            Body::Dense(dense) => dense.blocks().iter().map(Block::bytes).sum(),
             Body::Depthwise(dw) => dw.bytes(),
             Body::Winograd(wg) => wg.bytes(),
         }
     }
 
-    /// What runs, for reports: instruction set, kind, and for dense layers how many weights need 16-bit products.
+    /// What runs, for reports: instruction set, kind, and for dense layers how many weights need 16-bit products, or do with inputs
+    /// near their maximum.
     pub fn describe(&self) -> String {
         match &self.body {
-            Body::Dense { blocks, .. } => {
-                let count = |groups: fn(&Block) -> usize| blocks.iter().map(groups).sum::<usize>();
+            Body::Dense(dense) => {
+                let count = |groups: fn(&Block) -> usize| dense.blocks().iter().map(groups).sum::<usize>();
                 let (all, narrow) = (count(|b| b.offsets().len()), count(Block::narrow_groups));
-                format!("{} dense, {:.0} % of the weights wide", self.isa.name(), 100.0 * (all - narrow) as f32 / all as f32)
+                let (what, how) = match dense.is_guarded() {
+                    true => (count(|b| b.guard().map_or(0, Guard::broken)), "guarded"),
+                    false => (all - narrow, "wide"),
+                };
+                format!("{} dense, {:.0} % of the weights {how}", self.isa.name(), 100.0 * what as f32 / all as f32)
             }
             Body::Depthwise(_) => format!("{} depthwise", self.isa.name()),
             Body::Winograd(_) => format!("{} winograd 4x4", self.isa.name()),
@@ -504,25 +528,18 @@ impl Conv {
         residual: Option<&[u8]>,
         scratch: &mut [u8],
     ) {
-        let (blocks, any_wide) = match &self.body {
-            Body::Dense { blocks, any_wide } => (blocks, *any_wide),
+        let dense = match &self.body {
+            Body::Dense(dense) => dense,
             Body::Depthwise(dw) => return kernel.depthwise(dw, input, output, rows),
             Body::Winograd(wg) => return kernel.winograd(wg, &mut self.job(input, output, rows, residual, scratch)),
         };
         for start in rows.clone().step_by(self.chunk) {
             let chunk = start..(start + self.chunk).min(rows.end);
             let window = self.window_rows(chunk.clone());
-            let wide = &mut scratch[..if any_wide { 2 * window.len() } else { 0 }];
-            if any_wide {
-                kernel.widen(&input[window.clone()], wide);
-            }
-            for block in blocks {
-                let (bytes, before) = match block.weights() {
-                    Weights::Narrow(_) => (input, 0),
-                    Weights::Wide(_) | Weights::Mixed(..) => (&*wide, window.start),
-                };
-                let inputs = [(bytes, before), (input, before)];
-                let mut strip = self.strip(block, chunk.clone(), inputs, output, base, residual);
+            let windows = self.windows(chunk, window.start);
+            let forms = dense.forms(kernel, (&input[window.start..], window.len()), &windows, scratch);
+            for block in dense.blocks() {
+                let mut strip = self.strip(block, start, (&forms, windows), output, base, residual);
                 kernel.strip(&mut strip);
             }
         }
@@ -533,30 +550,30 @@ impl Conv {
     fn strip<'a>(
         &'a self,
         block: &'a Block,
-        rows: Range<usize>,
-        [(input, input_base), (bytes, bytes_before)]: [(&'a [u8], usize); 2],
+        row: usize,
+        (forms, windows): (&Forms<'a>, Windows),
         output: &'a mut [u8],
         output_base: usize,
         residual: Option<&'a [u8]>,
     ) -> Strip<'a> {
-        let base = self.origin + rows.start * self.steps[0] - input_base;
         let pixels = match self.sums {
-            true => self.sums_grid(rows.start, block.channel, output_base),
-            false => Grid::of(&self.output, rows.start, block.channel, output_base),
+            true => self.sums_grid(row, block.channel, output_base),
+            false => Grid::of(&self.output, row, block.channel, output_base),
         };
-        let after = match self.residual(residual, rows.start, block.channel, output_base) {
+        let after = match self.residual(residual, row, block.channel, output_base) {
             _ if self.sums => After::Sums,
             None => After::Quantize(&self.quant),
             Some(residual) => After::Add(&self.quant, residual),
         };
         Strip {
             block,
-            height: rows.len(),
-            width: self.output.width,
-            input,
-            windows: Grid { base, step_y: self.steps[0], step_x: self.steps[1] },
-            bytes,
-            bytes_before,
+            height: windows.height,
+            width: windows.width,
+            input: forms.of(block),
+            windows: windows.grid,
+            bytes: forms.bytes,
+            widened: forms.widened,
+            tops: forms.tops,
             output,
             pixels,
             after,
@@ -570,6 +587,12 @@ impl Conv {
         Grid { base: row * step_y + 4 * channel - sliced_at, step_y, step_x }
     }
 
+    /// The windows of output rows `rows`, in an input sliced at `sliced_at`.
+    fn windows(&self, rows: Range<usize>, sliced_at: usize) -> Windows {
+        let base = self.origin + rows.start * self.steps[0] - sliced_at;
+        Windows { height: rows.len(), width: self.output.width, grid: Grid { base, step_y: self.steps[0], step_x: self.steps[1] } }
+    }
+
     fn job<'a>(
         &'a self,
         input: &'a [u8],
@@ -579,11 +602,12 @@ impl Conv {
         scratch: &'a mut [u8],
     ) -> Job<'a> {
         let output_base = self.output.rows(rows.clone()).start;
+        let Windows { height, width, grid } = self.windows(rows.clone(), 0);
         Job {
-            height: rows.len(),
-            width: self.output.width,
+            height,
+            width,
             input,
-            windows: Grid { base: self.origin + rows.start * self.steps[0], step_y: self.steps[0], step_x: self.steps[1] },
+            windows: grid,
             output,
             pixels: Grid::of(&self.output, rows.start, 0, output_base),
             quant: &self.quant,
@@ -614,9 +638,9 @@ const WINOGRAD: u32 = 1;
 impl Body {
     fn put(&self, to: &mut Writer) {
         match self {
-            Body::Dense { blocks, .. } => {
+            Body::Dense(dense) => {
                 to.put(&[DENSE]);
-                blocks.iter().for_each(|block| block.put(to));
+                dense.blocks().iter().for_each(|block| block.put(to));
             }
             Body::Winograd(wg) => {
                 to.put(&[WINOGRAD]);
@@ -632,16 +656,12 @@ impl Body {
             [DENSE] => {
                 let room = params.room();
                 let blocks = params.blocks().map(|(_, channels)| Block::take(from, &K::STYLE, channels, room));
-                Some(Body::dense(blocks.collect::<Option<_>>()?))
+                let dense = Dense::new(blocks.collect::<Option<_>>()?);
+                (!dense.is_guarded() || in_groups(params)).then_some(Body::Dense(dense))
             }
             [WINOGRAD] if !sums => Some(Body::Winograd(Box::new(Winograd::take(from, K::WINOGRAD?, params)?))),
             _ => None,
         }
-    }
-
-    fn dense(blocks: Vec<Block>) -> Body {
-        let any_wide = blocks.iter().any(|b| !matches!(b.weights(), Weights::Narrow(_)));
-        Body::Dense { blocks, any_wide }
     }
 }
 
@@ -654,23 +674,38 @@ fn body<K: Kernel>(kernel: K, params: &ConvParams) -> Result<Body, Error> {
     {
         return Ok(Body::Winograd(Box::new(wg)));
     }
-    dense(kernel, params)
+    dense(kernel, params, false)
 }
 
-fn dense<K: Kernel>(_: K, params: &ConvParams) -> Result<Body, Error> {
+/// `sums`: for sums. Those of dynamic quantization have their zero point only when they run.
+fn dense<K: Kernel>(_: K, params: &ConvParams, sums: bool) -> Result<Body, Error> {
     let mut blocks = Vec::with_capacity(params.blocks().count());
+    let mut guarded = false;
     for (group, channels) in params.blocks() {
         let weights: Vec<Vec<i16>> = channels.clone().map(|o| taps_first(params, o)).collect();
-        let columns = Columns {
+        let stretches = stretches(params, group);
+        let mut columns = Columns {
             channel: channels.start,
             weights: &weights,
             bias: &params.bias[channels.clone()],
             multipliers: &params.multipliers[channels],
             input_zero: params.input_zero,
+            guarded,
         };
-        blocks.push(pack(&K::STYLE, &stretches(params, group), &columns)?);
+        // The first block stands for all.
+        if blocks.is_empty() && !sums && in_groups(params) {
+            guarded = wants_guard(&K::STYLE, &stretches, &columns);
+            columns.guarded = guarded;
+        }
+        blocks.push(pack(&K::STYLE, &stretches, &columns)?);
     }
-    Ok(Body::dense(blocks))
+    Ok(Body::Dense(Dense::new(blocks)))
+}
+
+/// True where every window's groups begin at multiples of [`GROUP`] bytes.
+fn in_groups(params: &ConvParams) -> bool {
+    let depth = params.input.channels / params.groups;
+    [params.input.pixel_stride, params.origin(), depth].iter().all(|bytes| bytes.is_multiple_of(GROUP))
 }
 
 /// The contiguous stretches of a window of `group`, in the order of [`taps_first`].

@@ -59,8 +59,14 @@ impl Depthwise {
         }
         let channels = params.output.channels;
         let weights = params.weights_by_channel();
-        let columns =
-            Columns { channel: 0, weights: &weights, bias: params.bias, multipliers: params.multipliers, input_zero: params.input_zero };
+        let columns = Columns {
+            channel: 0,
+            weights: &weights,
+            bias: params.bias,
+            multipliers: params.multipliers,
+            input_zero: params.input_zero,
+            guarded: false,
+        };
         let folded = (0..channels).map(|c| folded_bias(&columns, c)).collect::<Result<Vec<_>, Error>>()?;
         let loud = folded.iter().zip(params.multipliers).any(|(&(_, bound), &scale)| is_loud(bound, scale));
         let mut bias: Vec<i32> = folded.iter().map(|&(bias, _)| bias).collect();

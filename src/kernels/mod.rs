@@ -39,7 +39,10 @@ mod dense;
 mod depthwise;
 mod dynamic;
 mod elementwise;
+mod forms;
 mod gather;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the rule of one instruction set"))]
+mod guard;
 mod layer_norm;
 mod layout;
 mod matmul;

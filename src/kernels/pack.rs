@@ -13,6 +13,7 @@
 //!
 //! Narrow loops of x86 add two byte products in 16 bits. That cannot saturate when in every adjacent pair of a lane the
 //! positive weights sum to at most 128 and the negative magnitudes too (255 * 128 <= 32767). A group that breaks the rule is
+//! still exact for small inputs, and most are: blocks are **guarded** where that pays; see [`super::guard`]. Elsewhere such a group
 //! goes to the wide part of a **mixed** block: the narrow loop adds up the groups that keep the rule, the wide one the rest.
 //! ARM's rule is milder and broken seldom, so there a group is **split**: half of each offending weight stays, the rest goes to a
 //! further run over the same input bytes; see [`NarrowRule`]. Blocks where few groups keep the rule are packed wide, which is
@@ -20,6 +21,7 @@
 //!
 //! The input's zero point is folded into the bias, the requantization factors lie beside it, both in lane order.
 
+use super::guard::{Guard, ceiling, expected_to_pay};
 use super::pantry::{Reader, Writer};
 use super::stored::Aligned;
 use super::{Error, widen};
@@ -85,6 +87,8 @@ pub(crate) struct Block {
     /// True where `acc * scale` may exceed 32 bits.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
     pub loud: bool,
+    /// With narrow weights only.
+    guard: Option<Guard>,
     order: [usize; LANES],
     /// In lane order; lanes past `columns` are zero.
     pub bias: [i32; LANES],
@@ -114,6 +118,10 @@ impl Block {
         &self.weights
     }
 
+    pub fn guard(&self) -> Option<&Guard> {
+        self.guard.as_ref()
+    }
+
     /// The lane that holds a column.
     pub fn lane(&self, column: usize) -> usize {
         self.order.iter().position(|&c| c == column).unwrap_or(column)
@@ -137,6 +145,7 @@ impl Block {
             Weights::Mixed(narrow, wide) => narrow.as_slice().len() + 2 * wide.as_slice().len(),
         }
     }
+
     pub fn put(&self, to: &mut Writer) {
         to.put(self.offsets());
         let (none, empty) = (Aligned::new(&[]), Aligned::new(&[]));
@@ -149,7 +158,10 @@ impl Block {
         to.put(wide.as_slice());
         to.put(&self.bias);
         to.put(&self.scale);
-        to.put(&[u32::from(self.loud)]);
+        to.put(&[u32::from(self.loud), u32::from(self.guard.is_some())]);
+        if let Some(guard) = &self.guard {
+            to.put(guard.ceilings());
+        }
     }
 
     /// What [`Block::put`] wrote of a block of these output channels; `None` unless it is what unsafe loops rely on, with windows of
@@ -158,7 +170,7 @@ impl Block {
         let (channel, columns) = (channels.start, channels.len());
         let (lanes, order) = style.lanes(columns);
         let (offsets, narrow, wide) = (from.take::<u32>()?, from.take::<i8>()?, from.take::<i16>()?);
-        let (bias, scale, [loud]) = (from.take_exactly()?, from.take_exactly()?, from.take_exactly::<u32, 1>()?);
+        let (bias, scale, [loud, guarded]) = (from.take_exactly()?, from.take_exactly()?, from.take_exactly::<u32, 2>()?);
         let inside = offsets.as_slice().iter().all(|&offset| (offset as usize).checked_add(GROUP).is_some_and(|end| end <= room));
         let lengths = [narrow.as_slice().len(), wide.as_slice().len()];
         let whole = lengths.iter().all(|length| length.is_multiple_of(lanes * GROUP));
@@ -172,9 +184,14 @@ impl Block {
             [0, _] => Weights::Wide(wide),
             _ => Weights::Mixed(narrow, wide),
         };
+        let guard = match (guarded, &weights) {
+            (0, _) => None,
+            (1, Weights::Narrow(_)) => Some(Guard::kept(&runs, from.take()?)?),
+            _ => return None,
+        };
         let paired = style.pairs(&runs, &weights);
         let runs = read_runs(runs);
-        Some(Block { channel, columns, lanes, span, runs, offsets, weights, paired, loud: loud != 0, order, bias, scale })
+        Some(Block { channel, columns, lanes, span, runs, offsets, weights, paired, loud: loud != 0, guard, order, bias, scale })
     }
 }
 
@@ -193,6 +210,8 @@ pub(crate) struct Columns<'a> {
     pub bias: &'a [i32],
     pub multipliers: &'a [f32],
     pub input_zero: i8,
+    /// Byte products of groups that break the pair rule are to have a [`Guard`].
+    pub guarded: bool,
 }
 
 /// How an instruction set wants its blocks.
@@ -217,13 +236,27 @@ impl Style {
     }
 }
 
+/// True where guards are expected to pay for weights of which `columns` are a block.
+pub(crate) fn wants_guard(style: &Style, stretches: &[Stretch], columns: &Columns) -> bool {
+    let (lanes, order) = style.lanes(columns.weights.len());
+    let groups = groups(stretches, columns.weights, &order[..lanes]);
+    let broken = groups.iter().filter(|group| !keeps_rule(style.rule, group)).count();
+    style.rule == NarrowRule::Pairs && expected_to_pay(broken, widen(super::store(columns.input_zero)) as u8)
+}
+
 /// Packs one block.
 pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> Result<Block, Error> {
     let count = columns.weights.len();
     let (lanes, order) = style.lanes(count);
     let groups = groups(stretches, columns.weights, &order[..lanes]);
-    let (offsets, mut weights) = choose(style.rule, groups);
+    let guarded = columns.guarded && groups.iter().all(fits_bytes);
+    let ceilings: Vec<u8> = groups.iter().map(|group| ceiling(&group.weights)).collect();
+    let (offsets, mut weights) = match guarded {
+        true => (offsets(&groups), Weights::Narrow(Aligned::new(&narrow(&groups)))),
+        false => choose(style.rule, groups),
+    };
     let (runs, span) = runs(&offsets);
+    let guard = if guarded { Guard::new(&runs, &ceilings) } else { None };
     let paired = style.pairs(&runs, &weights);
     if let (Weights::Narrow(weights), true) = (&mut weights, paired) {
         *weights = Aligned::new(&side_by_side(weights.as_slice(), &runs, lanes));
@@ -236,7 +269,8 @@ pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> R
     }
     let offsets = Aligned::new(&offsets);
     let runs = read_runs(runs);
-    Ok(Block { channel: columns.channel, columns: count, lanes, span, runs, offsets, weights, paired, loud, order, bias, scale })
+    let channel = columns.channel;
+    Ok(Block { channel, columns: count, lanes, span, runs, offsets, weights, paired, loud, guard, order, bias, scale })
 }
 
 /// True where a sum of up to `bound`, scaled, may exceed 32 bits: no loop but the portable one clamps before it converts.
@@ -285,20 +319,26 @@ fn groups(stretches: &[Stretch], columns: &[Vec<i16>], order: &[usize]) -> Vec<G
 
 /// Narrow where it is exact and worth it, else wide, or each where it is best. With the offset of each group in the weights' order.
 fn choose(rule: NarrowRule, mut groups: Vec<Group>) -> (Vec<u32>, Weights) {
-    let fits = |g: &Group| g.weights.iter().all(|&w| i8::try_from(w).is_ok());
-    let broken = groups.iter().filter(|g| !fits(g) || !keeps_rule(rule, g)).count() as f32 / groups.len() as f32;
-    let offsets = |groups: &[Group]| -> Vec<u32> { groups.iter().map(|g| g.offset as u32).collect() };
+    let broken = groups.iter().filter(|g| !fits_bytes(g) || !keeps_rule(rule, g)).count() as f32 / groups.len() as f32;
     if rule == NarrowRule::Pairs && broken > 0.0 && broken <= 1.0 - MIX_LIMIT {
-        let (keeping, rest): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(|g| fits(g) && keeps_rule(rule, g));
+        let (keeping, rest): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(|g| fits_bytes(g) && keeps_rule(rule, g));
         let weights = Weights::Mixed(Aligned::new(&narrow(&keeping)), Aligned::new(&wide(&rest)));
         return ([offsets(&keeping), offsets(&rest)].concat(), weights);
     }
-    if broken > SPLIT_LIMIT || !groups.iter().all(fits) {
+    if broken > SPLIT_LIMIT || !groups.iter().all(fits_bytes) {
         return (offsets(&groups), Weights::Wide(Aligned::new(&wide(&groups))));
     }
     let rest: Vec<Group> = if broken == 0.0 { Vec::new() } else { groups.iter_mut().filter_map(|g| split(rule, g)).collect() };
     groups.extend(rest);
     (offsets(&groups), Weights::Narrow(Aligned::new(&narrow(&groups))))
+}
+
+fn fits_bytes(group: &Group) -> bool {
+    group.weights.iter().all(|&weight| i8::try_from(weight).is_ok())
+}
+
+fn offsets(groups: &[Group]) -> Vec<u32> {
+    groups.iter().map(|group| group.offset as u32).collect()
 }
 
 fn narrow(groups: &[Group]) -> Vec<i8> {
@@ -353,7 +393,7 @@ fn side_by_side(weights: &[i8], runs: &[Run], lanes: usize) -> Vec<i8> {
 }
 
 /// Largest sum of one sign in a pair whose products with a byte stay in 16 bits.
-const PAIR_LIMIT: i16 = 128;
+pub(crate) const PAIR_LIMIT: i16 = 128;
 
 fn pair_fits(rule: NarrowRule, a: i16, b: i16) -> bool {
     match rule {
@@ -393,7 +433,7 @@ mod tests {
     fn block(rule: NarrowRule, weights: &[Vec<i16>]) -> Block {
         let bias = vec![0; weights.len()];
         let multipliers = vec![1.0; weights.len()];
-        let columns = Columns { channel: 0, weights, bias: &bias, multipliers: &multipliers, input_zero: 0 };
+        let columns = Columns { channel: 0, weights, bias: &bias, multipliers: &multipliers, input_zero: 0, guarded: false };
         let length = weights[0].len();
         let half = length / 2;
         let stretches = [Stretch { offset: 0, length: half, first: 0 }, Stretch { offset: half + 9, length: length - half, first: half }];
@@ -464,9 +504,9 @@ mod tests {
     #[test]
     fn a_sum_that_could_leave_32_bits_is_refused() {
         let weights = vec![vec![127i16; 70_000]];
-        let columns = Columns { channel: 4, weights: &weights, bias: &[0], multipliers: &[1.0], input_zero: 0 };
+        let columns = Columns { channel: 4, weights: &weights, bias: &[0], multipliers: &[1.0], input_zero: 0, guarded: false };
         assert!(matches!(folded_bias(&columns, 0), Err(Error::Accumulator { channel: 4, .. })));
-        let columns = Columns { channel: 4, weights: &[vec![1]], bias: &[i32::MIN], multipliers: &[1.0], input_zero: 0 };
+        let columns = Columns { channel: 4, weights: &[vec![1]], bias: &[i32::MIN], multipliers: &[1.0], input_zero: 0, guarded: false };
         assert!(folded_bias(&columns, 0).is_err());
     }
 }

@@ -29,7 +29,7 @@ fn accumulate(strip: &Strip<'_>, window: usize, acc: &mut [i32; LANES]) {
     let lanes = strip.block.lanes();
     if let Weights::Narrow(weights) | Weights::Mixed(weights, _) = strip.block.weights() {
         for (&offset, weights) in narrow.iter().zip(weights.as_slice().chunks_exact(lanes * GROUP)) {
-            let x: [i32; GROUP] = std::array::from_fn(|k| widen(strip.bytes[strip.bytes_before + window + offset as usize + k]));
+            let x: [i32; GROUP] = std::array::from_fn(|k| widen(strip.bytes[window + offset as usize + k]));
             for (acc, w) in acc.iter_mut().zip(weights.chunks_exact(GROUP)) {
                 *acc += (0..GROUP).map(|k| x[k] * i32::from(w[k])).sum::<i32>();
             }

@@ -17,6 +17,7 @@ pub unsafe trait Stable: Send + Sync {
 /// Numbers of which every pattern of bits is one.
 pub(crate) trait Number: Copy + Default + Send + Sync + 'static {}
 
+impl Number for u8 {}
 impl Number for i8 {}
 impl Number for i16 {}
 impl Number for i32 {}

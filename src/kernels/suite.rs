@@ -116,9 +116,12 @@ pub(super) enum Kind {
     OneDimensional,
     /// 3x3 with many channels.
     Wide,
+    /// What may be guarded: many channels in groups of four, inputs from near zero on, large ones none, few or many.
+    Guarded,
 }
 
-const KINDS: [Kind; 7] = [Kind::Pointwise, Kind::Dense, Kind::Grouped, Kind::Depthwise, Kind::Matrix, Kind::OneDimensional, Kind::Wide];
+const KINDS: [Kind; 8] =
+    [Kind::Pointwise, Kind::Dense, Kind::Grouped, Kind::Depthwise, Kind::Matrix, Kind::OneDimensional, Kind::Wide, Kind::Guarded];
 
 fn shape(random: &mut Random, kind: Kind) -> ([usize; 3], usize, usize, [usize; 2]) {
     let channels = |random: &mut Random| random.pick(&[1, 2, 3, 4, 7, 8, 16, 17, 24, 33]);
@@ -140,6 +143,10 @@ fn shape(random: &mut Random, kind: Kind) -> ([usize; 3], usize, usize, [usize; 
         Kind::Matrix => ([1, random.range(1..7), random.range(1..300)], o, 1, [1, 1]),
         Kind::OneDimensional => ([1, random.range(1..40), c], o, 1, [1, random.range(1..10)]),
         Kind::Wide => ([image[0], image[1], random.pick(&[16, 32, 48])], o, 1, [3, 3]),
+        Kind::Guarded => {
+            let side = random.pick(&[1, 1, 3]);
+            ([image[0], image[1], random.pick(&[16, 32, 36, 64, 140, 300])], o, 1, [side, random.range(1..4)])
+        }
     }
 }
 
@@ -149,6 +156,7 @@ impl ConvCase {
         let stride = if random.chance(2) { [1, 1] } else { [random.range(1..3), 2] };
         let stride = if matches!(kind, Kind::Depthwise) { [stride[1]; 2] } else { stride };
         let stride = if matches!(kind, Kind::Wide) { [1, 1] } else { stride };
+        let guarded = matches!(kind, Kind::Guarded);
         let dilation = if random.chance(4) { [random.range(1..3), random.range(1..3)] } else { [1, 1] };
         let pad = [random.range(0..kernel[0] + 1), random.range(0..kernel[1] + 1)];
         let end_pad = [random.range(0..kernel[0] + 1), random.range(0..kernel[1] + 1)];
@@ -169,7 +177,7 @@ impl ConvCase {
             dilation,
             pad,
             groups,
-            input_zero: random.value(),
+            input_zero: if guarded { i8::MIN + random.range(0..33) as i8 } else { random.value() },
             weights: weights(random, out_channels * taps, out_channels),
             bias: (0..out_channels).map(|_| random.range(0..200_000) as i32 - 100_000).collect::<Vec<_>>().leak(),
             multipliers: (0..out_channels).map(|_| random.multiplier(taps)).collect::<Vec<_>>().leak(),
@@ -177,7 +185,12 @@ impl ConvCase {
             residual: with_residual.then(|| (random.add_quant(quant.zero_point), random.place(output))),
         };
         params.input.border = random.border(params.border());
-        let input = random.values(height * width * channels);
+        let mut input = random.values(height * width * channels);
+        if guarded {
+            let few = random.pick(&[2, 20, 300, usize::MAX]);
+            let pairs = input.chunks_mut(2).filter(|_| !random.chance(few));
+            pairs.flatten().for_each(|value| *value = (*value & 0x3F) | i8::MIN);
+        }
         let residual = params.residual.map(|_| random.values(output.height * output.width * out_channels));
         ConvCase { params, input, residual }
     }
@@ -319,6 +332,54 @@ fn rows_larger_than_a_chunk_and_deep_sums_equal_the_reference() {
         Isa::supported()
             .into_iter()
             .for_each(|isa| assert!(case.run(isa, 3, false, true) == expected, "{} {width} {channels}", isa.name()));
+    }
+}
+
+/// Byte products that saturate nowhere, in one pair of a pixel, in half of all and in all of them.
+#[test]
+fn guarded_weights_equal_the_reference_however_many_products_saturate() {
+    let mut random = Random::new(13);
+    for (channels, out, kernel, large) in [(64, 40, 1, 0), (64, 40, 1, 1), (1024, 17, 1, 1), (48, 8, 2, 1), (64, 40, 1, 2), (32, 24, 2, 3)]
+    {
+        let mut case = ConvCase::random(&mut random, Kind::Pointwise);
+        let taps = channels * kernel * kernel;
+        let output = Layout::new(5, 9, out);
+        case.params = ConvParams {
+            input: Layout::new(5, 9, channels),
+            output,
+            kernel: [kernel; 2],
+            stride: [1, 1],
+            dilation: [1, 1],
+            pad: [kernel / 2; 2],
+            groups: 1,
+            input_zero: i8::MIN,
+            weights: Int8Weights {
+                values: (0..out * taps / 2).flat_map(|_| [random.pick(&[127, -128]); 2]).collect::<Vec<_>>().leak(),
+                zeros: &[],
+            },
+            bias: vec![5; out].leak(),
+            multipliers: vec![random.multiplier(taps); out].leak(),
+            residual: Some((random.add_quant(case.params.quant.zero_point), output)),
+            ..case.params.clone()
+        };
+        case.params.input.border = case.params.border();
+        case.residual = Some(random.values(5 * 9 * out));
+        case.input = vec![i8::MIN + 100; 5 * 9 * channels];
+        for pixel in case.input.chunks_exact_mut(channels) {
+            let pair = random.range(0..channels / 2) * 2;
+            match large {
+                0 => {}
+                1 => pixel[pair..pair + 2].fill(i8::MAX),
+                2 => pixel[pair..].fill(i8::MAX),
+                _ => pixel.fill(i8::MAX),
+            }
+        }
+        let expected = case.expected();
+        for isa in Isa::supported() {
+            let guarded = Conv::prepare(isa, &case.params).unwrap().describe().ends_with("guarded");
+            assert_eq!(guarded, isa.name() == "avx2", "{} {channels}", isa.name());
+            assert!(case.run(isa, 2, random.chance(2), random.chance(2)) == expected, "{} {channels} {large}", isa.name());
+        }
     }
 }
 

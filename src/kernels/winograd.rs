@@ -193,6 +193,7 @@ fn outputs(style: &Style, params: &ConvParams, first: usize, weights: &[Vec<i16>
         bias: &params.bias[range.clone()],
         multipliers: &params.multipliers[range],
         input_zero: params.input_zero,
+        guarded: false,
     };
     let (center, bias, scale) = ([0; LANES], [0; LANES], [0.0; LANES]);
     let mut outputs = Outputs { channel: first, columns: weights.len(), center, bias, scale };

@@ -1,6 +1,8 @@
 //! `layer HEIGHT WIDTH CHANNELS OUT KERNEL STRIDE RUNS [ISA]`: prepares one convolution (depthwise where OUT is `dw`; KERNEL is a
 //! number or HEIGHTxWIDTH) with "same" padding and runs it RUNS times with the kernels of ISA, or else the fastest of this CPU. For
-//! counting the instructions of one layer, and for comparing instruction sets on one core.
+//! counting the instructions of one layer, and for comparing instruction sets on one core. Weights are near to normally distributed,
+//! one scale a channel, and inputs like them without their negative half, as behind a Relu; with `ZERO=128` in the environment they
+//! lie around the byte 128.
 
 use jouled_kernels::kernels::{Conv, ConvParams, Int8Weights, Isa, Layout, OutputQuant};
 use std::time::{Duration, Instant};
@@ -9,6 +11,24 @@ use std::time::{Duration, Instant};
 fn named(name: &str) -> Isa {
     let known = Isa::supported();
     known.iter().copied().find(|isa| isa.name() == name).unwrap_or_else(|| panic!("{name} is none of {known:?}"))
+}
+
+/// Sums of twelve random numbers: mean 0, variance 1.
+fn normal() -> impl Iterator<Item = f32> {
+    let mut state = 1u64;
+    std::iter::repeat_with(move || {
+        let mut uniform = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 24) as f32
+        };
+        (0..12).map(|_| uniform()).sum::<f32>() - 6.0
+    })
+}
+
+/// Weights of one channel: the largest becomes 127.
+fn quantized(weights: Vec<f32>) -> impl Iterator<Item = i8> {
+    let largest = weights.iter().fold(0.0f32, |largest, weight| largest.max(weight.abs()));
+    weights.into_iter().map(move |weight| (weight / largest * 127.0).round() as i8)
 }
 
 fn main() {
@@ -21,7 +41,9 @@ fn main() {
     let kernel = [sides.0, sides.1].map(|side| side.parse::<usize>().expect("a kernel size"));
     let output = Layout::new(height.div_ceil(stride), width.div_ceil(stride), out);
     let depth = if depthwise { 1 } else { channels };
-    let weights: Vec<i8> = (0..out * depth * kernel[0] * kernel[1]).map(|i| ((i * 37 % 201) as i16 - 100) as i8).collect();
+    let (taps, mut normal) = (depth * kernel[0] * kernel[1], normal());
+    let weights: Vec<i8> = (0..out).flat_map(|_| quantized(normal.by_ref().take(taps).collect())).collect();
+    let zero = std::env::var("ZERO").map_or(0, |zero| zero.parse::<u8>().expect("ZERO: a byte"));
     let (bias, multipliers) = (vec![7; out], vec![0.003; out]);
     let mut params = ConvParams {
         input: Layout::new(height, width, channels),
@@ -31,7 +53,7 @@ fn main() {
         dilation: [1, 1],
         pad: kernel.map(|side| (side - 1) / 2),
         groups: if depthwise { channels } else { 1 },
-        input_zero: 3,
+        input_zero: (zero ^ 128) as i8,
         weights: Int8Weights { values: &weights, zeros: &[] },
         bias: &bias,
         multipliers: &multipliers,
@@ -41,7 +63,9 @@ fn main() {
     params.input.border = params.border();
     let isa = words.get(7).map_or_else(Isa::best, |name| named(name));
     let conv = Conv::prepare(isa, &params).expect("a convolution that can be prepared");
-    let input: Vec<u8> = (0..params.input.bytes()).map(|i| (i * 91 % 256) as u8).collect();
+    // The scale that a calibration finds, whose largest value is the largest of all channels.
+    let spread = f32::from(255 - zero) / 5.0;
+    let input: Vec<u8> = normal.take(params.input.bytes()).map(|x| (x * spread + f32::from(zero)).round() as u8).collect();
     let (mut bytes, mut scratch) = (vec![0; output.bytes()], vec![0; conv.scratch_bytes()]);
     let mut fastest = Duration::MAX;
     for _ in 0..runs {
