@@ -107,6 +107,8 @@ impl Kernel for Avx2 {
 pub(super) trait ByteProducts: Copy {
     /// True where a step needs no more registers than one for the input.
     const SPARES_REGISTERS: bool;
+    /// True where byte products may saturate, so that weights may be guarded.
+    const SATURATES: bool;
 
     /// `acc += x * w` for each lane's four bytes in each vector, with `x` the four bytes at `offset` of `window`. In assembly, because
     /// the compiler reorders the steps of a tile until they need more registers than there are.
@@ -150,9 +152,9 @@ pub(super) fn dense<P: ByteProducts>(_: P, _: Avx2, strip: &mut Strip<'_>) {
     // SAFETY: the arguments prove both instruction sets; the strip was checked.
     unsafe {
         match strip.block.guard() {
-            None => blocks::<P, EXACT>(strip),
-            Some(_) if strip.widened => blocks::<P, WIDENED>(strip),
-            Some(_) => blocks::<P, GUARDED>(strip),
+            Some(_) if P::SATURATES && strip.widened => blocks::<P, WIDENED>(strip),
+            Some(_) if P::SATURATES => blocks::<P, GUARDED>(strip),
+            _ => blocks::<P, EXACT>(strip),
         }
     }
 }
@@ -581,6 +583,7 @@ unsafe fn next_weights<const VECTORS: usize>(weights: &mut *const u8) -> [__m256
 /// `acc += vpmaddwd(vpmaddubsw(x, w), 1)`.
 impl ByteProducts for Avx2 {
     const SPARES_REGISTERS: bool = false;
+    const SATURATES: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx2")]

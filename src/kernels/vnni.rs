@@ -109,6 +109,7 @@ macro_rules! word_step {
 
 impl<const VEX: bool> ByteProducts for Vnni<VEX> {
     const SPARES_REGISTERS: bool = true;
+    const SATURATES: bool = false;
 
     #[inline]
     #[target_feature(enable = "avx2")]
