@@ -688,7 +688,7 @@ unsafe fn narrow<P: ByteProducts, const VECTORS: usize, const PIXELS: usize>(
     }
 }
 
-/// Products of 16-bit numbers: two steps a group. Offsets count elements.
+/// Products of 16-bit numbers with weights of 16 bits. Offsets count elements.
 ///
 /// # Safety
 /// There is a value of `P`. Eight bytes are readable at every offset of every window; `weights` hold `VECTORS * 64` bytes a group.
@@ -700,14 +700,38 @@ unsafe fn wide<P: ByteProducts, const VECTORS: usize, const PIXELS: usize>(
     windows: &[*const u8; PIXELS],
     acc: &mut [[__m256i; VECTORS]; PIXELS],
 ) {
+    // SAFETY: the function's contract.
+    unsafe { in_halves::<P, _, _>(offsets, windows, acc, |_| next_weights(&mut weights)) }
+}
+
+/// Two of a group's four numbers.
+#[derive(Clone, Copy)]
+enum Half {
+    First,
+    Second,
+}
+
+/// Products of 16-bit numbers: two steps a group, with the weights that `half` gives for the first and for the second one. Offsets count
+/// elements.
+///
+/// # Safety
+/// There is a value of `P`. Eight bytes are readable at every offset of every window.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn in_halves<P: ByteProducts, const VECTORS: usize, const PIXELS: usize>(
+    offsets: &[u32],
+    windows: &[*const u8; PIXELS],
+    acc: &mut [[__m256i; VECTORS]; PIXELS],
+    mut half: impl FnMut(Half) -> [__m256i; VECTORS],
+) {
     for &offset in offsets {
         // SAFETY: the function's contract.
         unsafe {
-            let w = next_weights::<VECTORS>(&mut weights);
+            let w = half(Half::First);
             for (acc, &window) in acc.iter_mut().zip(windows) {
                 P::wide_step::<VECTORS, 0>(window, offset as usize, &w, acc);
             }
-            let w = next_weights::<VECTORS>(&mut weights);
+            let w = half(Half::Second);
             for (acc, &window) in acc.iter_mut().zip(windows) {
                 P::wide_step::<VECTORS, 4>(window, offset as usize, &w, acc);
             }

@@ -227,7 +227,7 @@ pub(crate) struct Strip<'a> {
     pub windows: Grid,
     /// The activation's bytes, whatever `input` is.
     pub bytes: &'a [u8],
-    /// For guarded weights: `input` is what [`Kernel::halves`] makes, else the bytes.
+    /// Weights are guarded, and `input` is what [`Kernel::halves`] makes.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the rule of one instruction set"))]
     pub widened: bool,
     /// For guarded weights that are not `widened`: the [`Kernel::tops`] of `input`.
@@ -295,12 +295,10 @@ impl Strip<'_> {
     /// Panics unless every byte that the loops touch is inside its buffer. Loops may read one group past a window's span
     /// (`SLACK` covers it) and touch exactly `columns` values of an output pixel.
     pub fn check(&self) {
-        let guarded = self.block.guard().is_some();
-        let bytes = if guarded { !self.widened } else { matches!(self.block.weights(), Weights::Narrow(_)) };
-        let width = if bytes { 1 } else { 2 };
+        let width = if matches!(self.block.weights(), Weights::Narrow(_)) && !self.widened { 1 } else { 2 };
         let end = self.windows.last(self.height, self.width) + self.block.span();
         assert!(end * width <= self.input.len() && end <= self.bytes.len());
-        assert!(!guarded || self.widened || end / GROUP + CHUNK <= self.tops.len());
+        assert!(self.block.guard().is_none() || self.widened || end / GROUP + CHUNK <= self.tops.len());
         assert!(self.pixels.last(self.height, self.width) + self.block.columns * self.after.size() <= self.output.len());
         if let Some(residual) = self.residual() {
             let bytes = residual.bytes.map_or(self.output.len(), <[u8]>::len);
@@ -572,7 +570,7 @@ impl Conv {
             input: forms.of(block),
             windows: windows.grid,
             bytes: forms.bytes,
-            widened: forms.widened,
+            widened: forms.widened && block.guard().is_some(),
             tops: forms.tops,
             output,
             pixels,

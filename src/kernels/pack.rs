@@ -238,10 +238,13 @@ impl Style {
 
 /// True where guards are expected to pay for weights of which `columns` are a block.
 pub(crate) fn wants_guard(style: &Style, stretches: &[Stretch], columns: &Columns) -> bool {
+    if style.rule != NarrowRule::Pairs {
+        return false;
+    }
     let (lanes, order) = style.lanes(columns.weights.len());
     let groups = groups(stretches, columns.weights, &order[..lanes]);
     let broken = groups.iter().filter(|group| !keeps_rule(style.rule, group)).count();
-    style.rule == NarrowRule::Pairs && expected_to_pay(broken, widen(super::store(columns.input_zero)) as u8)
+    expected_to_pay(broken, widen(super::store(columns.input_zero)) as u8)
 }
 
 /// Packs one block.
@@ -249,14 +252,12 @@ pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> R
     let count = columns.weights.len();
     let (lanes, order) = style.lanes(count);
     let groups = groups(stretches, columns.weights, &order[..lanes]);
-    let guarded = columns.guarded && groups.iter().all(fits_bytes);
-    let ceilings: Vec<u8> = groups.iter().map(|group| ceiling(&group.weights)).collect();
-    let (offsets, mut weights) = match guarded {
-        true => (offsets(&groups), Weights::Narrow(Aligned::new(&narrow(&groups)))),
-        false => choose(style.rule, groups),
+    let guard = if columns.guarded { guard(&groups) } else { None };
+    let (offsets, mut weights) = match guard {
+        Some(_) => (offsets(&groups), Weights::Narrow(Aligned::new(&narrow(&groups)))),
+        None => choose(style.rule, groups),
     };
     let (runs, span) = runs(&offsets);
-    let guard = if guarded { Guard::new(&runs, &ceilings) } else { None };
     let paired = style.pairs(&runs, &weights);
     if let (Weights::Narrow(weights), true) = (&mut weights, paired) {
         *weights = Aligned::new(&side_by_side(weights.as_slice(), &runs, lanes));
@@ -331,6 +332,12 @@ fn choose(rule: NarrowRule, mut groups: Vec<Group>) -> (Vec<u32>, Weights) {
     let rest: Vec<Group> = if broken == 0.0 { Vec::new() } else { groups.iter_mut().filter_map(|g| split(rule, g)).collect() };
     groups.extend(rest);
     (offsets(&groups), Weights::Narrow(Aligned::new(&narrow(&groups))))
+}
+
+/// The guard of all groups; `None` where some do not fit bytes or do not begin at multiples of their size.
+fn guard(groups: &[Group]) -> Option<Guard> {
+    let ceilings: Vec<u8> = groups.iter().map(|group| ceiling(&group.weights)).collect();
+    if groups.iter().all(fits_bytes) { Guard::new(&runs(&offsets(groups)).0, &ceilings) } else { None }
 }
 
 fn fits_bytes(group: &Group) -> bool {

@@ -2,7 +2,7 @@
 
 use super::super::guard::{CHUNK, Chunk, Guard, top};
 use super::super::pack::GROUP;
-use super::{ByteProducts, narrow, next_weights};
+use super::{ByteProducts, Half, in_halves, narrow, next_weights};
 use std::arch::x86_64::*;
 
 /// What a strip's tiles know of their guard.
@@ -159,23 +159,22 @@ pub(super) unsafe fn widened<P: ByteProducts, const VECTORS: usize, const PIXELS
     windows: &[*const u8; PIXELS],
     acc: &mut [[__m256i; VECTORS]; PIXELS],
 ) {
-    for &offset in offsets {
-        // SAFETY: the function's contract.
-        unsafe {
-            let mut first = weights;
-            // No instruction. The compiler must not know that both loads are the same, or it keeps in registers what it could load again,
-            // and sums on the stack.
-            std::arch::asm!("/* {0} */", inout(reg) first, options(pure, readonly, nostack, preserves_flags));
-            let w = next_weights::<VECTORS>(&mut first).map(|w| even(w));
-            for (acc, &window) in acc.iter_mut().zip(windows) {
-                P::wide_step::<VECTORS, 0>(window, offset as usize, &w, acc);
-            }
-            let w = next_weights::<VECTORS>(&mut weights).map(|w| odd(w));
-            for (acc, &window) in acc.iter_mut().zip(windows) {
-                P::wide_step::<VECTORS, 4>(window, offset as usize, &w, acc);
-            }
+    let half = |half: Half| match half {
+        Half::First => {
+            let mut again = weights;
+            // SAFETY: no instruction; then the function's contract. The compiler must not know that both halves load the same, or it keeps
+            // in registers what it could load again, and sums on the stack.
+            let w: [__m256i; VECTORS] = unsafe {
+                std::arch::asm!("/* {0} */", inout(reg) again, options(pure, readonly, nostack, preserves_flags));
+                next_weights(&mut again)
+            };
+            w.map(|w| even(w))
         }
-    }
+        // SAFETY: the function's contract.
+        Half::Second => unsafe { next_weights(&mut weights) }.map(|w| odd(w)),
+    };
+    // SAFETY: the function's contract.
+    unsafe { in_halves::<P, _, _>(offsets, windows, acc, half) }
 }
 
 /// The bytes as 16-bit numbers: of each four the first, the third, the second and the fourth.
