@@ -7,8 +7,8 @@
 //!
 //! ```text
 //!        4  0 -5  0  1  0           6  0  0
-//!        0 -4 -4  1  1  0          -1 -1 -1            1  4  4  1  1  0   / 24
-//!   B =  0  4 -4 -1  1  0     G =  -1  1 -1       A =  0  2 -2  1 -1  0   / 12
+//!        0  4  4 -1 -1  0           1  1  1            1  4  4  1  1  0   / 24
+//!   B =  0 -4  4  1 -1  0     G =   1 -1  1       A =  0  2 -2  1 -1  0   / 12
 //!        0 -2 -1  2  1  0           1  2  4            0  1  1  1  1  0   / 6
 //!        0  2 -1 -2  1  0           1 -2  4            0  1 -1  2 -2  1   / 6
 //!        0  4  0 -5  0  1           0  0  6
@@ -19,6 +19,9 @@
 //! with the inverse of 9 modulo 2^32 and an arithmetic shift by `n` give `y` where `|y| < 2^25`. To make the most of that range,
 //! the middle of what a channel can sum to is subtracted beforehand: a constant input reaches position (1, 1) only, 36 times,
 //! so that is where the constant goes, and back into the bias. [`outputs`] refuses channels that can still sum to more.
+//!
+//! `U` is eight times as many bytes as the weights. Where it is large it comes from memory in every run, so there the weights are kept as
+//! they are, and become `U` when a batch of tiles meets them, a [`SLICE`] of the input channels at a time.
 
 use super::conv::{ConvParams, Grid, Residual, taps_first};
 use super::pack::{Columns, GROUP, LANES, Style, folded_bias, is_loud};
@@ -49,6 +52,16 @@ const BATCH_BYTES: usize = 320 << 10;
 const BATCH: usize = 24;
 /// Keeps the positions of a tile out of each other's cache sets.
 const SPREAD: usize = 64;
+/// Taps of a filter.
+pub(crate) const TAPS: usize = 9;
+/// Input channels of which weights are transformed, then multiplied.
+pub(crate) const SLICE: usize = if cfg!(test) { DEPTH } else { 128 };
+/// Bytes from one position to the next of a slice.
+pub(crate) const SLICE_STRIDE: usize = SLICE * LANES * 2 + SPREAD;
+/// The largest `U` that is kept, in bytes: what a third-level cache is likely to hold from one run to the next. Less in unit tests, so that
+/// small cases cover both.
+const LARGEST: usize = if cfg!(test) { 40 << 10 } else { 3 << 19 };
+const _: () = assert!(SLICE.is_multiple_of(DEPTH));
 
 /// A convolution in this form.
 #[derive(Clone, Debug)]
@@ -56,12 +69,20 @@ pub(crate) struct Winograd {
     /// Input channels, a multiple of [`DEPTH`].
     pub depth: usize,
     pub blocks: Vec<Outputs>,
-    /// `[block][position][pair of input channels][lane][2]`.
-    pub weights: Aligned<i16>,
+    pub weights: Weights,
     /// Of every group of input channels, for the dense loop.
     pub offsets: Vec<u32>,
     /// Tiles that are transformed, then multiplied.
     pub batch: usize,
+}
+
+/// What is kept of the weights.
+#[derive(Clone, Debug)]
+pub(crate) enum Weights {
+    /// `U`: `[block][position][pair of input channels][lane][2]`.
+    Transformed(Aligned<i16>),
+    /// `g`: `[block][pair of input channels][tap][lane][2]`.
+    Taps(Aligned<i8>),
 }
 
 /// Up to [`LANES`] output channels.
@@ -95,27 +116,27 @@ impl Winograd {
         if !Winograd::suits(wide_cost, params) || params.residual.is_some_and(|(add, _)| add.is_loud()) {
             return Ok(None);
         }
-        let (depth, channels) = (params.input.channels, params.output.channels);
-        let mut blocks = Vec::new();
-        let mut weights = Vec::with_capacity(POSITIONS * depth * channels.next_multiple_of(LANES));
+        let channels = params.output.channels;
+        let (mut blocks, mut all) = (Vec::new(), Vec::new());
         for first in (0..channels).step_by(LANES) {
             let range = first..(first + LANES).min(channels);
-            let columns: Vec<Vec<i16>> = range.clone().map(|o| taps_first(params, o)).collect();
+            let columns: Vec<Vec<i16>> = range.map(|o| taps_first(params, o)).collect();
             let Some(outputs) = outputs(style, params, first, &columns)? else { return Ok(None) };
             blocks.push(outputs);
-            pack_block(style, &columns, depth, &mut weights);
+            all.push(columns);
         }
-        Ok(Some(Winograd::new(params, blocks, Aligned::new(&weights))))
+        Ok(Some(Winograd::new(params, blocks, Weights::pack(style, params, &all))))
     }
 
-    fn new(params: &ConvParams, blocks: Vec<Outputs>, weights: Aligned<i16>) -> Winograd {
-        let (depth, tiles) = (params.input.channels, params.output.height.div_ceil(TILE) * params.output.width.div_ceil(TILE));
+    fn new(params: &ConvParams, blocks: Vec<Outputs>, weights: Weights) -> Winograd {
+        let (depth, tiles) = (params.input.channels, tiles(params));
         let batch = (BATCH_BYTES / (POSITIONS * depth * 2)).clamp(1, BATCH).min(tiles);
         Winograd { depth, blocks, weights, offsets: (0..depth as u32).step_by(GROUP).collect(), batch }
     }
 
     /// Costs are in multiplications of the dense loop at 16 bits. Transforms cost about 160 an input channel and 280 an output channel
-    /// of a tile; weights are read once a batch, from a far cache, at about three multiplications a byte. Unit tests take this
+    /// of a tile; weights are read from a far cache, at about three multiplications a byte, or transformed for about as much as three tiles
+    /// more. Unit tests take this
     /// form wherever it applies, so that small cases cover it.
     fn suits(wide_cost: usize, params: &ConvParams) -> bool {
         let shape = params.kernel == [3, 3] && params.stride == [1, 1] && params.dilation == [1, 1] && params.groups == 1;
@@ -124,15 +145,19 @@ impl Winograd {
             return false;
         }
         let pixels = params.output.height * params.output.width;
-        let tiles = params.output.height.div_ceil(TILE) * params.output.width.div_ceil(TILE);
-        let products = POSITIONS * (tiles + 6) * depth * channels.next_multiple_of(LANES);
+        let tiles = tiles(params);
+        let weights = if transformed_bytes(params) > LARGEST { 3 } else { 6 };
+        let products = POSITIONS * (tiles + weights) * depth * channels.next_multiple_of(LANES);
         let transforms = tiles * (160 * depth + 280 * channels);
         cfg!(test) || (wide_cost * (products + transforms)) as f64 * 1.3 < (9 * pixels * depth * channels) as f64
     }
 
     /// Bytes of the packed weights.
     pub fn bytes(&self) -> usize {
-        2 * self.weights.as_slice().len()
+        match &self.weights {
+            Weights::Transformed(weights) => 2 * weights.as_slice().len(),
+            Weights::Taps(taps) => taps.as_slice().len(),
+        }
     }
 
     /// Bytes from one position to the next of the transformed input, and of a block's products.
@@ -140,10 +165,11 @@ impl Winograd {
         [self.batch * self.depth * 2 + SPREAD, self.batch * LANES * 4 + SPREAD]
     }
 
-    /// Transformed input and products of a batch, and room to align them.
+    /// Transformed input and products of a batch, a slice of transformed weights where they are not kept, and room to align them.
     pub fn scratch_bytes(&self) -> usize {
         let [input, products] = self.strides();
-        POSITIONS * (input + products) + 64
+        let slice = if matches!(self.weights, Weights::Taps(_)) { SLICE_STRIDE } else { 0 };
+        POSITIONS * (input + products + slice) + 64
     }
 
     /// Panics unless every byte that the loops touch is inside its buffer.
@@ -159,8 +185,12 @@ impl Winograd {
         }
         assert!(job.scratch.len() >= self.scratch_bytes());
     }
+
     pub fn put(&self, to: &mut Writer) {
-        to.put(self.weights.as_slice());
+        match &self.weights {
+            Weights::Transformed(weights) => to.put(weights.as_slice()),
+            Weights::Taps(taps) => to.put(taps.as_slice()),
+        }
         for block in &self.blocks {
             to.put(&block.center);
             to.put(&block.bias);
@@ -170,11 +200,11 @@ impl Winograd {
 
     /// What [`Winograd::put`] wrote of a convolution of this shape; `None` where it does not fit.
     pub fn take(from: &mut Reader, wide_cost: usize, params: &ConvParams) -> Option<Winograd> {
-        let (depth, channels) = (params.input.channels, params.output.channels);
-        let weights = from.take::<i16>()?;
-        if !Winograd::suits(wide_cost, params) || weights.as_slice().len() != POSITIONS * depth * channels.next_multiple_of(LANES) {
+        if !Winograd::suits(wide_cost, params) {
             return None;
         }
+        let weights = Weights::take(from, params)?;
+        let channels = params.output.channels;
         let mut outputs = |channel: usize| {
             let (center, bias, scale) = (from.take_exactly()?, from.take_exactly()?, from.take_exactly()?);
             Some(Outputs { channel, columns: LANES.min(channels - channel), center, bias, scale })
@@ -182,6 +212,46 @@ impl Winograd {
         let blocks = (0..channels).step_by(LANES).map(&mut outputs).collect::<Option<_>>()?;
         Some(Winograd::new(params, blocks, weights))
     }
+}
+
+impl Weights {
+    /// `columns[block][column][tap * depth + channel]`.
+    fn pack(style: &Style, params: &ConvParams, columns: &[Vec<Vec<i16>>]) -> Weights {
+        let depth = params.input.channels;
+        let bytes = columns.iter().flatten().flatten().all(|&weight| i8::try_from(weight).is_ok());
+        if bytes && transformed_bytes(params) > LARGEST {
+            let mut taps = Vec::with_capacity(TAPS * filters(params));
+            columns.iter().for_each(|columns| pack_taps(style, columns, depth, &mut taps));
+            return Weights::Taps(Aligned::new(&taps));
+        }
+        let mut weights = Vec::with_capacity(POSITIONS * filters(params));
+        columns.iter().for_each(|columns| pack_transformed(style, columns, depth, &mut weights));
+        Weights::Transformed(Aligned::new(&weights))
+    }
+
+    /// As many as the parameters say, in either form.
+    fn take(from: &mut Reader, params: &ConvParams) -> Option<Weights> {
+        if let Some(taps) = from.take::<i8>() {
+            return (taps.as_slice().len() == TAPS * filters(params)).then_some(Weights::Taps(taps));
+        }
+        let weights = from.take::<i16>()?;
+        (weights.as_slice().len() == POSITIONS * filters(params)).then_some(Weights::Transformed(weights))
+    }
+}
+
+/// Tiles of the whole output.
+fn tiles(params: &ConvParams) -> usize {
+    params.output.height.div_ceil(TILE) * params.output.width.div_ceil(TILE)
+}
+
+/// Filters of one channel to another, those of lanes that no channel has among them.
+fn filters(params: &ConvParams) -> usize {
+    params.input.channels * params.output.channels.next_multiple_of(LANES)
+}
+
+/// Bytes of all filters' `U`.
+fn transformed_bytes(params: &ConvParams) -> usize {
+    2 * POSITIONS * filters(params)
 }
 
 /// `None` where a sum may reach 2^25 or a scaled one 32 bits.
@@ -211,7 +281,7 @@ fn outputs(style: &Style, params: &ConvParams, first: usize, weights: &[Vec<i16>
     Ok(Some(outputs))
 }
 
-fn pack_block(style: &Style, columns: &[Vec<i16>], depth: usize, out: &mut Vec<i16>) {
+fn pack_transformed(style: &Style, columns: &[Vec<i16>], depth: usize, out: &mut Vec<i16>) {
     let transformed: Vec<Vec<[i16; POSITIONS]>> =
         columns.iter().map(|column| (0..depth).map(|c| transform(&std::array::from_fn(|tap| column[tap * depth + c]))).collect()).collect();
     for position in 0..POSITIONS {
@@ -222,11 +292,20 @@ fn pack_block(style: &Style, columns: &[Vec<i16>], depth: usize, out: &mut Vec<i
     }
 }
 
+fn pack_taps(style: &Style, columns: &[Vec<i16>], depth: usize, out: &mut Vec<i8>) {
+    for pair in (0..depth).step_by(2) {
+        for tap in 0..TAPS {
+            let lane = |&column: &usize| [pair, pair + 1].map(|c| columns.get(column).map_or(0, |weights| weights[tap * depth + c] as i8));
+            out.extend(style.order.iter().flat_map(lane));
+        }
+    }
+}
+
 /// `G g Gᵗ` of one 3x3 filter.
-fn transform(filter: &[i16; 9]) -> [i16; POSITIONS] {
+fn transform(filter: &[i16; TAPS]) -> [i16; POSITIONS] {
     let one = |g: [i16; 3]| {
         let (even, odd) = (g[0] + g[2], g[1]);
-        [6 * g[0], -even - odd, odd - even, g[0] + 4 * g[2] + 2 * odd, g[0] + 4 * g[2] - 2 * odd, 6 * g[2]]
+        [6 * g[0], even + odd, even - odd, g[0] + 4 * g[2] + 2 * odd, g[0] + 4 * g[2] - 2 * odd, 6 * g[2]]
     };
     let columns: [[i16; REACH]; 3] = std::array::from_fn(|x| one([filter[x], filter[3 + x], filter[6 + x]]));
     let mut out = [0; POSITIONS];
@@ -247,8 +326,8 @@ mod tests {
             let [d0, d1, d2, d3, d4, d5] = v;
             [
                 4 * d0 - 5 * d2 + d4,
-                d4 + d3 - 4 * (d1 + d2),
-                d4 - d3 + 4 * (d1 - d2),
+                4 * (d1 + d2) - d4 - d3,
+                4 * (d2 - d1) + d3 - d4,
                 d4 - d2 + 2 * (d3 - d1),
                 d4 - d2 - 2 * (d3 - d1),
                 4 * d1 - 5 * d3 + d5,

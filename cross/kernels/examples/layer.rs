@@ -2,9 +2,10 @@
 //! number or HEIGHTxWIDTH) with "same" padding and runs it RUNS times with the kernels of ISA, or else the fastest of this CPU. For
 //! counting the instructions of one layer, and for comparing instruction sets on one core. Weights are near to normally distributed,
 //! one scale a channel, and inputs like them without their negative half, as behind a Relu; with `ZERO=128` in the environment they
-//! lie around the byte 128.
+//! lie around the byte 128. With `RESIDUAL` set, the output holds a residual, to which the result is added. With `COLD`
+//! set, weights come from memory in every run, as in a network whose weights no cache holds.
 
-use jouled_kernels::kernels::{Conv, ConvParams, Int8Weights, Isa, Layout, OutputQuant};
+use jouled_kernels::kernels::{AddQuant, Conv, ConvParams, Int8Weights, Isa, Layout, OutputQuant};
 use std::time::{Duration, Instant};
 
 /// The instruction set of this name among those of this CPU.
@@ -61,6 +62,10 @@ fn main() {
         residual: None,
     };
     params.input.border = params.border();
+    if std::env::var_os("RESIDUAL").is_some() {
+        let add = AddQuant { a_ratio: 0.6, b_ratio: 0.5, a_zero: -128, b_zero: -128, output: params.quant };
+        params.residual = Some((add, output));
+    }
     let isa = words.get(7).map_or_else(Isa::best, |name| named(name));
     let conv = Conv::prepare(isa, &params).expect("a convolution that can be prepared");
     // The scale that a calibration finds, whose largest value is the largest of all channels.
@@ -70,7 +75,14 @@ fn main() {
     let input: Vec<u8> = normal.take(params.input.bytes()).map(byte).collect();
     let (mut bytes, mut scratch) = (vec![0; output.bytes()], vec![0; conv.scratch_bytes()]);
     let mut fastest = Duration::MAX;
+    let (cold, mut sweep) = (std::env::var_os("COLD").is_some(), Vec::new());
     for _ in 0..runs {
+        if cold {
+            sweep.resize(96 << 20, 0u8);
+            sweep.iter_mut().step_by(64).for_each(|byte| *byte = byte.wrapping_add(1));
+            [&mut bytes, &mut scratch].into_iter().flatten().for_each(|byte| *byte = std::hint::black_box(*byte));
+            std::hint::black_box(input.iter().map(|&byte| u64::from(byte)).sum::<u64>());
+        }
         let start = Instant::now();
         conv.run(&input, &mut bytes, 0..output.height, None, &mut scratch);
         fastest = fastest.min(start.elapsed());

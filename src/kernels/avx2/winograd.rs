@@ -1,7 +1,7 @@
-//! Winograd's F(4x4, 3x3): transforms 16 channels at a time, products by the dense 16-bit loop.
+//! Winograd's F(4x4, 3x3): transforms 16 channels of the input at a time and 8 lanes of the weights, products by the dense 16-bit loop.
 
 use super::super::pack::{GROUP, LANES};
-use super::super::winograd::{CENTER, DEPTH, INVERSE, Job, Outputs, POSITIONS, REACH, SHIFTS, TILE, Winograd};
+use super::super::winograd::{CENTER, DEPTH, INVERSE, Job, Outputs, POSITIONS, REACH, SHIFTS, SLICE, SLICE_STRIDE, TAPS, TILE, Weights, Winograd};
 use super::{ByteProducts, Finish, emit, others, plus, scaled, wide, windows};
 use std::arch::x86_64::*;
 
@@ -15,25 +15,32 @@ pub(super) unsafe fn run<P: ByteProducts>(wg: &Winograd, job: &mut Job<'_>) {
     let across = job.width.div_ceil(TILE);
     let tiles = job.height.div_ceil(TILE) * across;
     let start = job.scratch.as_ptr().align_offset(64).min(64);
-    let weights = wg.weights.as_slice().as_ptr().cast::<u8>();
-    for first in (0..tiles).step_by(wg.batch) {
-        let batch = first..(first + wg.batch).min(tiles);
-        // SAFETY: the scratch has room for `POSITIONS` strides of both kinds behind `start`; a batch fits a stride; tiles are
+    // As equal as can be, because weights are transformed for each.
+    let size = tiles.div_ceil(tiles.div_ceil(wg.batch));
+    for first in (0..tiles).step_by(size) {
+        let batch = first..(first + size).min(tiles);
+        // SAFETY: the scratch has room for `POSITIONS` strides of each kind behind `start`; a batch fits a stride; tiles are
         // clipped to the job's pixels; every block has its weights.
         unsafe {
             let input = job.scratch.as_mut_ptr().add(start);
             let products = input.add(POSITIONS * input_stride);
+            let slice = products.add(POSITIONS * product_stride);
             for (i, tile) in batch.clone().enumerate() {
                 let tile = Tile::of(job, tile, across);
                 transform_input(job, &tile, wg.depth, input.add(i * wg.depth * 2), input_stride);
             }
             for (b, outputs) in wg.blocks.iter().enumerate() {
-                let center = [0, 8].map(|v| _mm256_loadu_si256(outputs.center[v..][..8].as_ptr().cast()));
-                for position in 0..POSITIONS {
-                    let start = if position == CENTER { center } else { [_mm256_setzero_si256(); 2] };
-                    let weights = weights.add((b * POSITIONS + position) * wg.depth * LANES * 2);
-                    let (from, to) = (input.add(position * input_stride), products.add(position * product_stride));
-                    multiply::<P>(from, weights, to.cast(), &wg.offsets, batch.len(), start);
+                let mut channel = 0;
+                while channel < wg.depth {
+                    let u = next_weights(wg, b, channel, slice);
+                    for position in 0..POSITIONS {
+                        let to = products.add(position * product_stride).cast();
+                        let sums = Sums { to, start: (channel == 0).then(|| starts(outputs, position)) };
+                        let from = input.add(position * input_stride + channel * 2);
+                        let offsets = &wg.offsets[..u.depth / GROUP];
+                        multiply::<P>((from, wg.depth * 2), u.first.add(position * u.stride), sums, offsets, batch.len());
+                    }
+                    channel += u.depth;
                 }
                 for (i, tile) in batch.clone().enumerate() {
                     let tile = Tile::of(job, tile, across);
@@ -67,7 +74,7 @@ fn input_1d(d: [__m256i; REACH]) -> [__m256i; REACH] {
     let [d0, d1, d2, d3, d4, d5] = d;
     let (add, sub) = (|a, b| _mm256_add_epi16(a, b), |a, b| _mm256_sub_epi16(a, b));
     let four = |a| _mm256_slli_epi16::<2>(a);
-    let (a, b) = (sub(d4, four(d2)), sub(d3, four(d1)));
+    let (a, b) = (sub(four(d2), d4), sub(four(d1), d3));
     let (c, e) = (sub(d4, d2), sub(d3, d1));
     let e = add(e, e);
     [add(four(sub(d0, d2)), c), add(a, b), sub(a, b), add(c, e), sub(c, e), sub(sub(d5, d3), add(e, e))]
@@ -113,35 +120,111 @@ unsafe fn transform_input(job: &Job<'_>, tile: &Tile, depth: usize, to: *mut u8,
     }
 }
 
-/// One position of `count` tiles: `[tile][depth]` times a block's `[depth][LANES]`, from `start` up.
+/// `U` of some input channels of a block: `depth * LANES` numbers at each position.
+struct Transformed {
+    first: *const u8,
+    /// Bytes from one position to the next.
+    stride: usize,
+    depth: usize,
+}
+
+/// `U` of block `b` from `channel` on, which is transformed into `room` unless all of it is kept.
 ///
 /// # Safety
-/// There is a value of `P`; all three are as large as that.
+/// `room` is writable for [`SLICE`] channels at every position, [`SLICE_STRIDE`] apart, unless it is kept.
 #[target_feature(enable = "avx2")]
-unsafe fn multiply<P: ByteProducts>(
-    mut from: *const u8,
-    weights: *const u8,
-    mut to: *mut __m256i,
-    offsets: &[u32],
-    count: usize,
-    start: [__m256i; 2],
-) {
+unsafe fn next_weights(wg: &Winograd, b: usize, channel: usize, room: *mut u8) -> Transformed {
+    match &wg.weights {
+        Weights::Transformed(weights) => {
+            let stride = wg.depth * LANES * 2;
+            Transformed { first: weights.as_slice().as_ptr().cast::<u8>().wrapping_add(b * POSITIONS * stride), stride, depth: wg.depth }
+        }
+        Weights::Taps(taps) => {
+            let depth = SLICE.min(wg.depth - channel);
+            let taps = &taps.as_slice()[(b * wg.depth + channel) * TAPS * LANES..][..depth * TAPS * LANES];
+            // SAFETY: the function's contract.
+            unsafe { transform_weights(taps, room) };
+            Transformed { first: room, stride: SLICE_STRIDE, depth }
+        }
+    }
+}
+
+/// `U` of the channels that `taps` holds, to `[position][pair of channels][lane][2]`.
+///
+/// # Safety
+/// `to` is writable for [`LANES`] 16-bit numbers for each channel at every position, [`SLICE_STRIDE`] apart.
+#[target_feature(enable = "avx2")]
+unsafe fn transform_weights(taps: &[i8], to: *mut u8) {
+    for (pair, taps) in taps.as_chunks::<{ TAPS * LANES * 2 }>().0.iter().enumerate() {
+        for v in [0, 1] {
+            let mut half = [[_mm256_setzero_si256(); 3]; REACH];
+            for x in 0..3 {
+                // SAFETY: 16 weights of one tap.
+                let load =
+                    |y: usize| unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(taps.as_ptr().add((3 * y + x) * LANES * 2 + 16 * v).cast())) };
+                let g = weights_1d([load(0), load(1), load(2)]);
+                for y in 0..REACH {
+                    half[y][x] = g[y];
+                }
+            }
+            for (y, half) in half.into_iter().enumerate() {
+                for (x, u) in weights_1d(half).into_iter().enumerate() {
+                    // SAFETY: the function's contract.
+                    unsafe { _mm256_storeu_si256(to.add((y * REACH + x) * SLICE_STRIDE + pair * LANES * 4 + 32 * v).cast(), u) };
+                }
+            }
+        }
+    }
+}
+
+/// Rows of `G` times a vector, in 16 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn weights_1d(g: [__m256i; 3]) -> [__m256i; REACH] {
+    let (add, sub) = (|a, b| _mm256_add_epi16(a, b), |a, b| _mm256_sub_epi16(a, b));
+    let six = |a| _mm256_mullo_epi16(a, _mm256_set1_epi16(6));
+    let (even, twice) = (add(g[0], g[2]), add(g[1], g[1]));
+    let far = add(g[0], _mm256_slli_epi16::<2>(g[2]));
+    [six(g[0]), add(even, g[1]), sub(even, g[1]), add(far, twice), sub(far, twice), six(g[2])]
+}
+
+/// Where the sums of a position begin.
+#[target_feature(enable = "avx2")]
+fn starts(outputs: &Outputs, position: usize) -> [__m256i; 2] {
+    // SAFETY: the center has 16 lanes.
+    let center = |v: usize| unsafe { _mm256_loadu_si256(outputs.center[8 * v..][..8].as_ptr().cast()) };
+    if position == CENTER { [center(0), center(1)] } else { [_mm256_setzero_si256(); 2] }
+}
+
+/// Sums of some tiles: where they go, and what they start from, unless it is what is there.
+#[derive(Clone, Copy)]
+struct Sums {
+    to: *mut [__m256i; 2],
+    start: Option<[__m256i; 2]>,
+}
+
+/// One position of `count` tiles, each `from.1` bytes from the one before: `[tile][channel]` times `[channel][LANES]` of a slice.
+///
+/// # Safety
+/// There is a value of `P`; input, weights and sums are as large as that, `offsets` of as many channels as the weights.
+#[target_feature(enable = "avx2")]
+unsafe fn multiply<P: ByteProducts>(mut from: (*const u8, usize), weights: *const u8, mut sums: Sums, offsets: &[u32], count: usize) {
     let mut left = count;
     while left > 0 {
         // SAFETY: `left` tiles are left.
         let done = unsafe {
             match left {
-                6 | 11.. => multiply_some::<P, 6>(from, weights, to, offsets, start),
-                5 | 9 | 10 => multiply_some::<P, 5>(from, weights, to, offsets, start),
-                4 | 7 | 8 => multiply_some::<P, 4>(from, weights, to, offsets, start),
-                3 => multiply_some::<P, 3>(from, weights, to, offsets, start),
-                2 => multiply_some::<P, 2>(from, weights, to, offsets, start),
-                _ => multiply_some::<P, 1>(from, weights, to, offsets, start),
+                6 | 11.. => multiply_some::<P, 6>(from, weights, sums, offsets),
+                5 | 9 | 10 => multiply_some::<P, 5>(from, weights, sums, offsets),
+                4 | 7 | 8 => multiply_some::<P, 4>(from, weights, sums, offsets),
+                3 => multiply_some::<P, 3>(from, weights, sums, offsets),
+                2 => multiply_some::<P, 2>(from, weights, sums, offsets),
+                _ => multiply_some::<P, 1>(from, weights, sums, offsets),
             }
         };
         left -= done;
-        from = from.wrapping_add(done * offsets.len() * GROUP * 2);
-        to = to.wrapping_add(done * 2);
+        from.0 = from.0.wrapping_add(done * from.1);
+        sums.to = sums.to.wrapping_add(done);
     }
 }
 
@@ -152,31 +235,32 @@ unsafe fn multiply<P: ByteProducts>(
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn multiply_some<P: ByteProducts, const T: usize>(
-    from: *const u8,
+    from: (*const u8, usize),
     weights: *const u8,
-    to: *mut __m256i,
+    sums: Sums,
     offsets: &[u32],
-    start: [__m256i; 2],
 ) -> usize {
-    let mut acc = [start; T];
     // SAFETY: the function's contract.
     unsafe {
-        wide::<P, _, _>(offsets, weights, &windows(from, offsets.len() * GROUP * 2), &mut acc);
-        for (i, &v) in acc.as_flattened().iter().enumerate() {
-            _mm256_storeu_si256(to.add(i), v);
-        }
+        let to = sums.to.cast::<[[__m256i; 2]; T]>();
+        let mut acc = match sums.start {
+            Some(start) => [start; T],
+            None => to.read_unaligned(),
+        };
+        wide::<P, _, _>(offsets, weights, &windows(from.0, from.1), &mut acc);
+        to.write_unaligned(acc);
     }
     T
 }
 
-/// Sums of one tile, bias included: `[row][column][vector]`.
-type Sums = [[[__m256i; 2]; TILE]; TILE];
+/// Sums of one tile's pixels, bias included: `[row][column][vector]`.
+type Pixels = [[[__m256i; 2]; TILE]; TILE];
 
 /// # Safety
 /// `from` has `LANES` 32-bit numbers at each position.
 #[allow(clippy::needless_range_loop, reason = "rows and columns are alike; with iterators the compiler copies them")]
 #[target_feature(enable = "avx2")]
-unsafe fn transform_output(from: *const u8, stride: usize, outputs: &Outputs) -> Sums {
+unsafe fn transform_output(from: *const u8, stride: usize, outputs: &Outputs) -> Pixels {
     let mut sums = [[[_mm256_setzero_si256(); 2]; TILE]; TILE];
     for v in 0..2 {
         // SAFETY: bias has 16 lanes.
@@ -206,7 +290,7 @@ unsafe fn transform_output(from: *const u8, stride: usize, outputs: &Outputs) ->
 /// # Safety
 /// The tile lies in the job, which was checked.
 #[target_feature(enable = "avx2")]
-unsafe fn emit_tile(job: &mut Job<'_>, tile: &Tile, outputs: &Outputs, sums: &Sums) {
+unsafe fn emit_tile(job: &mut Job<'_>, tile: &Tile, outputs: &Outputs, sums: &Pixels) {
     let output = job.output.as_mut_ptr();
     let add = job.residual.as_ref().map(|r| r.add);
     let finish = Finish::new(add.map_or(job.quant, |add| &add.output));
