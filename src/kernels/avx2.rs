@@ -346,7 +346,7 @@ struct Shared<'a, const VECTORS: usize> {
 impl<'a, const VECTORS: usize> Shared<'a, VECTORS> {
     #[target_feature(enable = "avx2")]
     fn new(strip: &Strip<'a>) -> Self {
-        let (narrow, wide) = strip.block.offsets().split_at(strip.block.narrow_groups());
+        let (narrow, wide) = strip.block.groups().offsets().split_at(strip.block.narrow_groups());
         let none = std::ptr::null();
         let weights: (*const u8, *const u8) = match strip.block.weights() {
             Weights::Narrow(w) => (w.as_slice().as_ptr().cast(), none),

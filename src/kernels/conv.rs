@@ -5,7 +5,7 @@
 
 use super::depthwise::Depthwise;
 use super::forms::{Dense, Forms, Windows};
-use super::guard::{CHUNK, Guard};
+use super::guard::CHUNK;
 use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack, wants_guard};
 use super::pantry::{Pantry, Reader, Writer};
 use super::weights::Int8Weights;
@@ -296,7 +296,7 @@ impl Strip<'_> {
     /// (`SLACK` covers it) and touch exactly `columns` values of an output pixel.
     pub fn check(&self) {
         let width = if matches!(self.block.weights(), Weights::Narrow(_)) && !self.widened { 1 } else { 2 };
-        let end = self.windows.last(self.height, self.width) + self.block.span();
+        let end = self.windows.last(self.height, self.width) + self.block.groups().span();
         assert!(end * width <= self.input.len() && end <= self.bytes.len());
         assert!(self.block.guard().is_none() || self.widened || end / GROUP + CHUNK <= self.tops.len());
         assert!(self.pixels.last(self.height, self.width) + self.block.columns * self.after.size() <= self.output.len());
@@ -477,9 +477,9 @@ impl Conv {
         match &self.body {
             Body::Dense(dense) => {
                 let count = |groups: fn(&Block) -> usize| dense.blocks().iter().map(groups).sum::<usize>();
-                let (all, narrow) = (count(|b| b.offsets().len()), count(Block::narrow_groups));
+                let (all, narrow) = (count(|b| b.groups().offsets().len()), count(Block::narrow_groups));
                 let (what, how) = match dense.is_guarded() {
-                    true => (count(|b| b.guard().map_or(0, Guard::broken)), "guarded"),
+                    true => (count(|b| b.guard().map_or(0, |guard| guard.broken())), "guarded"),
                     false => (all - narrow, "wide"),
                 };
                 format!("{} dense, {:.0} % of the weights {how}", self.isa.name(), 100.0 * what as f32 / all as f32)
@@ -638,7 +638,9 @@ impl Body {
         match self {
             Body::Dense(dense) => {
                 to.put(&[DENSE]);
-                dense.blocks().iter().for_each(|block| block.put(to));
+                let blocks = dense.blocks();
+                let before = std::iter::once(None).chain(blocks.iter().map(Some));
+                blocks.iter().zip(before).for_each(|(block, before)| block.put(to, before));
             }
             Body::Winograd(wg) => {
                 to.put(&[WINOGRAD]);
@@ -653,8 +655,11 @@ impl Body {
         match from.take_exactly()? {
             [DENSE] => {
                 let room = params.room();
-                let blocks = params.blocks().map(|(_, channels)| Block::take(from, &K::STYLE, channels, room));
-                let dense = Dense::new(blocks.collect::<Option<_>>()?);
+                let mut blocks: Vec<Block> = Vec::new();
+                for (_, channels) in params.blocks() {
+                    blocks.push(Block::take(from, &K::STYLE, channels, room, blocks.last())?);
+                }
+                let dense = Dense::new(blocks);
                 (!dense.is_guarded() || in_groups(params)).then_some(Body::Dense(dense))
             }
             [WINOGRAD] if !sums => Some(Body::Winograd(Box::new(Winograd::take(from, K::WINOGRAD?, params)?))),

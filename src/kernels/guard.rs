@@ -6,25 +6,25 @@
 //! groups; a tile compares its inputs' **tops**, the means of pairs, with the ceilings of its weights, and mends what exceeds one. Where
 //! many do, the same weights meet inputs of 16 bits.
 
-use super::pack::{GROUP, PAIR_LIMIT, Run};
-use super::stored::Aligned;
+use super::groups::Run;
+use super::pack::{GROUP, PAIR_LIMIT};
 
 /// Ceilings that are compared at once.
 pub(crate) const CHUNK: usize = 32;
 
 /// The ceilings of a block's groups.
-#[derive(Clone, Debug)]
-pub(crate) struct Guard {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guard<'a> {
     /// What is compared at once, in the order of the weights.
-    pub chunks: Vec<Chunk>,
+    pub chunks: &'a [Chunk],
     /// How many groups there are.
-    groups: usize,
-    /// `[chunk][CHUNK]`; past a chunk's groups 255, which no byte exceeds.
-    ceilings: Aligned<u8>,
+    pub groups: usize,
+    /// `[chunk][CHUNK]`: see [`by_chunks`].
+    pub ceilings: &'a [u8],
 }
 
 /// Up to [`CHUNK`] groups that follow each other in the input.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
     /// The first one's input, from the window's first, in groups.
     pub top: usize,
@@ -33,47 +33,42 @@ pub(crate) struct Chunk {
     pub group: usize,
 }
 
-impl Guard {
-    /// With the ceilings of all groups in their order. `None` unless groups begin at multiples of their size.
-    pub fn new(runs: &[Run], ceilings: &[u8]) -> Option<Guard> {
-        let (mut out, mut rest) = (Vec::new(), ceilings);
-        for run in runs {
-            let (these, others) = rest.split_at(run.groups);
-            out.extend_from_slice(these);
-            out.resize(out.len().next_multiple_of(CHUNK), u8::MAX);
-            rest = others;
-        }
-        Guard::kept(runs, Aligned::new(&out))
-    }
-
-    /// With the ceilings that [`Guard::ceilings`] gave; `None` where there are not as many as it takes.
-    pub fn kept(runs: &[Run], ceilings: Aligned<u8>) -> Option<Guard> {
+impl Chunk {
+    /// The chunks of these runs; none unless groups begin at multiples of their size.
+    pub fn of(runs: &[Run]) -> Vec<Chunk> {
         let (mut chunks, mut groups) = (Vec::new(), 0);
+        if !runs.iter().all(|run| run.offset.is_multiple_of(GROUP)) {
+            return chunks;
+        }
         for run in runs {
             let firsts = (0..run.groups).step_by(CHUNK);
             chunks.extend(firsts.map(|first| Chunk { top: run.offset / GROUP + first, group: groups + first }));
             groups += run.groups;
         }
-        let fits = ceilings.as_slice().len() == chunks.len() * CHUNK && runs.iter().all(|run| run.offset.is_multiple_of(GROUP));
-        fits.then_some(Guard { chunks, groups, ceilings })
+        chunks
     }
+}
 
-    pub fn ceilings(&self) -> &[u8] {
-        self.ceilings.as_slice()
+/// The ceilings of all groups, `[chunk][CHUNK]`; past a chunk's groups 255, which no byte exceeds.
+pub(crate) fn by_chunks(chunks: &[Chunk], ceilings: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(chunks.len() * CHUNK);
+    let ends = chunks.iter().skip(1).map(|chunk| chunk.group).chain([ceilings.len()]);
+    for (chunk, end) in chunks.iter().zip(ends) {
+        out.extend_from_slice(&ceilings[chunk.group..end]);
+        out.resize(out.len().next_multiple_of(CHUNK), u8::MAX);
     }
+    out
+}
 
+impl Guard<'_> {
     /// How many groups break the pair rule.
     pub fn broken(&self) -> usize {
-        self.ceilings().iter().filter(|&&ceiling| ceiling < u8::MAX).count()
-    }
-
-    pub fn groups(&self) -> usize {
-        self.groups
+        self.ceilings.iter().filter(|&&ceiling| ceiling < u8::MAX).count()
     }
 
     /// How many groups of a window are above their ceilings; `tops` are its own from its first byte on.
     pub fn above(&self, tops: &[u8]) -> usize {
-        let each = self.chunks.iter().zip(self.ceilings().as_chunks::<CHUNK>().0);
+        let each = self.chunks.iter().zip(self.ceilings.as_chunks::<CHUNK>().0);
         let above = |(chunk, ceilings): (&Chunk, &[u8; CHUNK])| {
             let tops = &tops[chunk.top..][..CHUNK];
             ceilings.iter().zip(tops).map(|(ceiling, top)| usize::from(top > ceiling)).sum::<usize>()
@@ -150,12 +145,14 @@ mod tests {
     fn runs_are_cut_into_chunks_and_padding_is_never_exceeded() {
         let runs = [Run { offset: 8, groups: 40 }, Run { offset: 400, groups: 2 }];
         let ceilings: Vec<u8> = (0..42).map(|i| if i == 0 { 255 } else { 150 + i }).collect();
-        let guard = Guard::new(&runs, &ceilings).unwrap();
-        assert_eq!(guard.chunks.iter().map(|chunk| (chunk.top, chunk.group)).collect::<Vec<_>>(), [(2, 0), (34, 32), (100, 40)]);
+        let chunks = Chunk::of(&runs);
+        let padded = by_chunks(&chunks, &ceilings);
+        let guard = Guard { chunks: &chunks, groups: 42, ceilings: &padded };
+        assert_eq!(padded.len(), 3 * CHUNK);
+        assert_eq!(chunks.iter().map(|chunk| (chunk.top, chunk.group)).collect::<Vec<_>>(), [(2, 0), (34, 32), (100, 40)]);
         assert_eq!([150, 153, 255].map(|top| guard.above(&[top; 140])), [0, 2, 41]);
         assert_eq!(guard.broken(), 41);
-        assert!(Guard::new(&[Run { offset: 2, groups: 1 }], &[200]).is_none());
-        assert!(Guard::kept(&runs, Aligned::new(&[200; 64])).is_none());
+        assert!(Chunk::of(&[Run { offset: 2, groups: 1 }]).is_empty());
     }
 
     #[test]

@@ -12,7 +12,8 @@
 use super::conv::{After, Kernel, Residual, Strip};
 use super::cursor::{Cursor, Place};
 use super::depthwise::Depthwise;
-use super::pack::{GROUP, LANES, NarrowRule, Run, Style, Weights};
+use super::groups::Run;
+use super::pack::{GROUP, LANES, NarrowRule, Style, Weights};
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 use std::ops::Range;
@@ -151,7 +152,7 @@ impl Kernel for I8mm {
 /// [`Strip::check`] for loops that read runs 16 bytes at a time, the last one too.
 fn check_dots(strip: &Strip<'_>) {
     strip.check();
-    let end = strip.windows.last(strip.height, strip.width) + strip.block.span();
+    let end = strip.windows.last(strip.height, strip.width) + strip.block.groups().span();
     assert!(end + 16 - GROUP <= strip.input.len());
 }
 
@@ -250,7 +251,7 @@ impl<'a> Shared<'a> {
     fn new(strip: &Strip<'a>, weights: *const i8, element: usize) -> Self {
         let block = strip.block;
         Shared {
-            runs: block.runs(),
+            runs: block.groups().runs(),
             weights,
             group: block.lanes() * 4 * element,
             bias: &block.bias,

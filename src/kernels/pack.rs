@@ -21,11 +21,13 @@
 //!
 //! The input's zero point is folded into the bias, the requantization factors lie beside it, both in lane order.
 
-use super::guard::{Guard, ceiling, expected_to_pay};
+use super::groups::{Groups, Run, runs};
+use super::guard::{CHUNK, Chunk, Guard, by_chunks, ceiling, expected_to_pay};
 use super::pantry::{Reader, Writer};
 use super::stored::Aligned;
 use super::{Error, widen};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Input bytes that one broadcast covers.
 pub(crate) const GROUP: usize = 4;
@@ -51,24 +53,16 @@ pub(crate) enum NarrowRule {
     NoMinimum,
 }
 
-/// `groups * GROUP` input bytes from `offset`, which counts from the window's first byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub offset: usize,
-    pub groups: usize,
-}
-
 #[derive(Clone, Debug)]
 pub(crate) enum Weights {
     Narrow(Aligned<i8>),
     Wide(Aligned<i16>),
-    /// The first of [`Block::offsets`] are those of the narrow groups.
+    /// The first of [`Block::groups`] are the narrow ones.
     Mixed(Aligned<i8>, Aligned<i16>),
 }
 
 /// Up to 16 output channels, ready for the inner loop. The constructor establishes what unsafe loops rely on: `weights` hold
-/// exactly `lanes * GROUP` values for each group of `runs`, `offset + groups * GROUP <= span` for each run, and `offsets` are
-/// those of the weights' groups in their order.
+/// exactly `lanes * GROUP` values for each of `groups`, in their order, and there are [`CHUNK`] ceilings, if any, for each of their chunks.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
     /// First output channel.
@@ -76,10 +70,7 @@ pub(crate) struct Block {
     /// Output channels, 1..=lanes.
     pub columns: usize,
     lanes: usize,
-    span: usize,
-    /// Empty where no loop reads them: x86's go by groups, because theirs may be mixed.
-    runs: Vec<Run>,
-    offsets: Aligned<u32>,
+    groups: Arc<Groups>,
     weights: Weights,
     /// True where two narrow groups of a run, from its first on, lie side by side: `[pair of groups][lane][2][4]`.
     #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code, reason = "the form of one instruction set"))]
@@ -87,23 +78,25 @@ pub(crate) struct Block {
     /// True where `acc * scale` may exceed 32 bits.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
     pub loud: bool,
-    /// With narrow weights only.
-    guard: Option<Guard>,
-    order: [usize; LANES],
+    /// Of a guard, with narrow weights only.
+    ceilings: Option<Aligned<u8>>,
+    /// The column that each lane holds.
+    order: [u8; LANES],
     /// In lane order; lanes past `columns` are zero.
     pub bias: [i32; LANES],
     pub scale: [f32; LANES],
 }
 
 impl Block {
-    #[cfg_attr(not(any(target_arch = "aarch64", target_arch = "arm")), allow(dead_code, reason = "as the field says"))]
-    pub fn runs(&self) -> &[Run] {
-        &self.runs
+    pub fn groups(&self) -> &Groups {
+        &self.groups
     }
 
-    /// Input byte, from the window's first, of each group of weights.
-    pub fn offsets(&self) -> &[u32] {
-        self.offsets.as_slice()
+    /// Has the groups of `other` for its own where they are the same.
+    pub fn share_groups(&mut self, other: &Block) {
+        if self.groups == other.groups {
+            self.groups = other.groups.clone();
+        }
     }
 
     /// How many groups are narrow; they come first.
@@ -118,23 +111,19 @@ impl Block {
         &self.weights
     }
 
-    pub fn guard(&self) -> Option<&Guard> {
-        self.guard.as_ref()
+    pub fn guard(&self) -> Option<Guard<'_>> {
+        let (groups, chunks) = (self.groups.offsets().len(), self.groups.chunks());
+        self.ceilings.as_ref().map(|ceilings| Guard { chunks, groups, ceilings: ceilings.as_slice() })
     }
 
     /// The lane that holds a column.
     pub fn lane(&self, column: usize) -> usize {
-        self.order.iter().position(|&c| c == column).unwrap_or(column)
+        self.order.iter().position(|&c| usize::from(c) == column).unwrap_or(column)
     }
 
     /// 8 or 16.
     pub fn lanes(&self) -> usize {
         self.lanes
-    }
-
-    /// Input bytes, from the window's first, that the loop may read.
-    pub fn span(&self) -> usize {
-        self.span
     }
 
     /// Bytes of packed weights.
@@ -146,8 +135,10 @@ impl Block {
         }
     }
 
-    pub fn put(&self, to: &mut Writer) {
-        to.put(self.offsets());
+    /// `before`: the block that was put before it.
+    pub fn put(&self, to: &mut Writer, before: Option<&Block>) {
+        let shared = before.is_some_and(|before| Arc::ptr_eq(&before.groups, &self.groups));
+        to.put(if shared { &[] } else { self.groups.offsets() });
         let (none, empty) = (Aligned::new(&[]), Aligned::new(&[]));
         let (narrow, wide) = match &self.weights {
             Weights::Narrow(narrow) => (narrow, &empty),
@@ -158,40 +149,47 @@ impl Block {
         to.put(wide.as_slice());
         to.put(&self.bias);
         to.put(&self.scale);
-        to.put(&[u32::from(self.loud), u32::from(self.guard.is_some())]);
-        if let Some(guard) = &self.guard {
-            to.put(guard.ceilings());
+        to.put(&[u32::from(self.loud), u32::from(self.ceilings.is_some())]);
+        if let Some(ceilings) = &self.ceilings {
+            to.put(ceilings.as_slice());
         }
     }
 
     /// What [`Block::put`] wrote of a block of these output channels; `None` unless it is what unsafe loops rely on, with windows of
-    /// at most `room` bytes.
-    pub fn take(from: &mut Reader, style: &Style, channels: Range<usize>, room: usize) -> Option<Block> {
+    /// at most `room` bytes. `before`: the block that was taken before it.
+    pub fn take(from: &mut Reader, style: &Style, channels: Range<usize>, room: usize, before: Option<&Block>) -> Option<Block> {
         let (channel, columns) = (channels.start, channels.len());
         let (lanes, order) = style.lanes(columns);
         let (offsets, narrow, wide) = (from.take::<u32>()?, from.take::<i8>()?, from.take::<i16>()?);
         let (bias, scale, [loud, guarded]) = (from.take_exactly()?, from.take_exactly()?, from.take_exactly::<u32, 2>()?);
-        let inside = offsets.as_slice().iter().all(|&offset| (offset as usize).checked_add(GROUP).is_some_and(|end| end <= room));
+        let groups = match offsets.as_slice() {
+            [] => before?.groups.clone(),
+            offsets => Arc::new(Groups::new(offsets.to_vec())),
+        };
+        let inside = groups.span() <= room;
         let lengths = [narrow.as_slice().len(), wide.as_slice().len()];
         let whole = lengths.iter().all(|length| length.is_multiple_of(lanes * GROUP));
-        if !inside || !whole || lengths[0] / (lanes * GROUP) + lengths[1] / (lanes * GROUP) != offsets.as_slice().len() {
+        if !inside || !whole || lengths[0] / (lanes * GROUP) + lengths[1] / (lanes * GROUP) != groups.offsets().len() {
             return None;
         }
-        let (runs, span) = runs(offsets.as_slice());
         let weights = match lengths {
             [0, 0] => return None,
             [_, 0] => Weights::Narrow(narrow),
             [0, _] => Weights::Wide(wide),
             _ => Weights::Mixed(narrow, wide),
         };
-        let guard = match (guarded, &weights) {
+        let ceilings = match (guarded, &weights) {
             (0, _) => None,
-            (1, Weights::Narrow(_)) => Some(Guard::kept(&runs, from.take()?)?),
+            (1, Weights::Narrow(_)) => Some(from.take::<u8>()?),
             _ => return None,
         };
-        let paired = style.pairs(&runs, &weights);
-        let runs = read_runs(runs);
-        Some(Block { channel, columns, lanes, span, runs, offsets, weights, paired, loud: loud != 0, guard, order, bias, scale })
+        let chunks = groups.chunks().len();
+        if ceilings.as_ref().is_some_and(|ceilings| chunks == 0 || ceilings.as_slice().len() != chunks * CHUNK) {
+            return None;
+        }
+        let paired = style.pairs(&runs(groups.offsets()), &weights);
+        let loud = loud != 0;
+        Some(Block { channel, columns, lanes, groups, weights, paired, loud, ceilings, order, bias, scale })
     }
 }
 
@@ -231,8 +229,8 @@ impl Style {
     }
 
     /// Lanes of a block of so many columns, and the column that each holds.
-    fn lanes(&self, columns: usize) -> (usize, [usize; LANES]) {
-        if columns <= LANES / 2 { (LANES / 2, std::array::from_fn(|i| i)) } else { (LANES, self.order) }
+    fn lanes(&self, columns: usize) -> (usize, [u8; LANES]) {
+        if columns <= LANES / 2 { (LANES / 2, std::array::from_fn(|i| i as u8)) } else { (LANES, self.order.map(|column| column as u8)) }
     }
 }
 
@@ -252,26 +250,24 @@ pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> R
     let count = columns.weights.len();
     let (lanes, order) = style.lanes(count);
     let groups = groups(stretches, columns.weights, &order[..lanes]);
-    let guard = if columns.guarded { guard(&groups) } else { None };
-    let (offsets, mut weights) = match guard {
+    let ceilings = if columns.guarded { ceilings(&groups) } else { None };
+    let (offsets, mut weights) = match ceilings {
         Some(_) => (offsets(&groups), Weights::Narrow(Aligned::new(&narrow(&groups)))),
         None => choose(style.rule, groups),
     };
-    let (runs, span) = runs(&offsets);
+    let runs = runs(&offsets);
     let paired = style.pairs(&runs, &weights);
     if let (Weights::Narrow(weights), true) = (&mut weights, paired) {
         *weights = Aligned::new(&side_by_side(weights.as_slice(), &runs, lanes));
     }
     let (mut bias, mut scale, mut loud) = ([0; LANES], [0.0; LANES], false);
-    for (lane, &column) in order[..lanes].iter().enumerate().filter(|(_, c)| **c < count) {
+    for (lane, column) in order[..lanes].iter().map(|&column| usize::from(column)).enumerate().filter(|(_, column)| *column < count) {
         let (folded, bound) = folded_bias(columns, column)?;
         (bias[lane], scale[lane]) = (folded, columns.multipliers[column]);
         loud |= is_loud(bound, scale[lane]);
     }
-    let offsets = Aligned::new(&offsets);
-    let runs = read_runs(runs);
-    let channel = columns.channel;
-    Ok(Block { channel, columns: count, lanes, span, runs, offsets, weights, paired, loud, guard, order, bias, scale })
+    let (channel, groups) = (columns.channel, Arc::new(Groups::new(offsets)));
+    Ok(Block { channel, columns: count, lanes, groups, weights, paired, loud, ceilings, order, bias, scale })
 }
 
 /// True where a sum of up to `bound`, scaled, may exceed 32 bits: no loop but the portable one clamps before it converts.
@@ -301,14 +297,14 @@ struct Group {
     weights: Vec<i16>,
 }
 
-fn groups(stretches: &[Stretch], columns: &[Vec<i16>], order: &[usize]) -> Vec<Group> {
+fn groups(stretches: &[Stretch], columns: &[Vec<i16>], order: &[u8]) -> Vec<Group> {
     let mut out = Vec::new();
     for stretch in stretches {
         for at in (0..stretch.length).step_by(GROUP) {
             let length = GROUP.min(stretch.length - at);
             let mut weights = vec![0; order.len() * GROUP];
             for (weights, &column) in weights.chunks_exact_mut(GROUP).zip(order) {
-                if let Some(column) = columns.get(column) {
+                if let Some(column) = columns.get(usize::from(column)) {
                     weights[..length].copy_from_slice(&column[stretch.first + at..][..length]);
                 }
             }
@@ -334,10 +330,11 @@ fn choose(rule: NarrowRule, mut groups: Vec<Group>) -> (Vec<u32>, Weights) {
     (offsets(&groups), Weights::Narrow(Aligned::new(&narrow(&groups))))
 }
 
-/// The guard of all groups; `None` where some do not fit bytes or do not begin at multiples of their size.
-fn guard(groups: &[Group]) -> Option<Guard> {
+/// The ceilings of all groups by chunks; `None` where some do not fit bytes or do not begin at multiples of their size.
+fn ceilings(groups: &[Group]) -> Option<Aligned<u8>> {
+    let chunks = Chunk::of(&runs(&offsets(groups)));
     let ceilings: Vec<u8> = groups.iter().map(|group| ceiling(&group.weights)).collect();
-    if groups.iter().all(fits_bytes) { Guard::new(&runs(&offsets(groups)).0, &ceilings) } else { None }
+    (groups.iter().all(fits_bytes) && !chunks.is_empty()).then(|| Aligned::new(&by_chunks(&chunks, &ceilings)))
 }
 
 fn fits_bytes(group: &Group) -> bool {
@@ -352,28 +349,6 @@ fn narrow(groups: &[Group]) -> Vec<i8> {
     let mut out = Vec::with_capacity(groups.iter().map(|g| g.weights.len()).sum());
     groups.iter().for_each(|g| out.extend(g.weights.iter().map(|&w| w as i8)));
     out
-}
-
-/// Groups that follow each other joined to runs, and the end of the last byte that one covers.
-fn runs(offsets: &[u32]) -> (Vec<Run>, usize) {
-    let mut out: Vec<Run> = Vec::new();
-    for offset in offsets.iter().map(|&offset| offset as usize) {
-        match out.last_mut() {
-            Some(last) if last.offset + last.groups * GROUP == offset => last.groups += 1,
-            _ => out.push(Run { offset, groups: 1 }),
-        }
-    }
-    let span = out.iter().map(|run| run.offset + run.groups * GROUP).max().unwrap_or(0);
-    (out, span)
-}
-
-/// Those that a loop reads.
-fn read_runs(mut runs: Vec<Run>) -> Vec<Run> {
-    if cfg!(not(any(target_arch = "aarch64", target_arch = "arm", test))) {
-        return Vec::new();
-    }
-    runs.shrink_to_fit();
-    runs
 }
 
 fn wide(groups: &[Group]) -> Vec<i16> {
@@ -452,7 +427,7 @@ mod tests {
         let mut out = std::collections::BTreeMap::new();
         let narrow = |w: &Aligned<i8>, g: usize, k: usize| i32::from(w.as_slice()[(g * block.lanes() + lane) * GROUP + k]);
         let wide = |w: &Aligned<i16>, g: usize, k: usize| i32::from(w.as_slice()[((g * 2 + k / 2) * block.lanes() + lane) * 2 + k % 2]);
-        for (g, &offset) in block.offsets().iter().enumerate() {
+        for (g, &offset) in block.groups().offsets().iter().enumerate() {
             for k in 0..GROUP {
                 let weight = match block.weights() {
                     Weights::Narrow(w) => narrow(w, g, k),
@@ -482,8 +457,8 @@ mod tests {
                 prop_assert_eq!(unpack(&block, lane), placed.filter(|(_, w)| *w != 0).collect());
             }
             if !matches!(block.weights(), Weights::Mixed(..)) {
-                let runs = block.runs().iter().flat_map(|run| (0..run.groups).map(|g| (run.offset + g * GROUP) as u32));
-                prop_assert!(runs.eq(block.offsets().iter().copied()));
+                let runs = block.groups().runs().iter().flat_map(|run| (0..run.groups).map(|g| (run.offset + g * GROUP) as u32));
+                prop_assert!(runs.eq(block.groups().offsets().iter().copied()));
             }
             if let Weights::Narrow(w) | Weights::Mixed(w, _) = block.weights() {
                 prop_assert!(w.as_slice().chunks_exact(2).all(|p| pair_fits(rule, p[0].into(), p[1].into())));

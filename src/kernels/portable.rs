@@ -25,7 +25,7 @@ impl Portable {
 
 /// Adds one pixel's window into `acc`, a lane each.
 fn accumulate(strip: &Strip<'_>, window: usize, acc: &mut [i32; LANES]) {
-    let (narrow, wide) = strip.block.offsets().split_at(strip.block.narrow_groups());
+    let (narrow, wide) = strip.block.groups().offsets().split_at(strip.block.narrow_groups());
     let lanes = strip.block.lanes();
     if let Weights::Narrow(weights) | Weights::Mixed(weights, _) = strip.block.weights() {
         for (&offset, weights) in narrow.iter().zip(weights.as_slice().chunks_exact(lanes * GROUP)) {

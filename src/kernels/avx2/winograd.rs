@@ -1,7 +1,9 @@
 //! Winograd's F(4x4, 3x3): transforms 16 channels of the input at a time and 8 lanes of the weights, products by the dense 16-bit loop.
 
 use super::super::pack::{GROUP, LANES};
-use super::super::winograd::{CENTER, DEPTH, INVERSE, Job, Outputs, POSITIONS, REACH, SHIFTS, SLICE, SLICE_STRIDE, TAPS, TILE, Weights, Winograd};
+use super::super::winograd::{
+    CENTER, DEPTH, INVERSE, Job, Outputs, POSITIONS, REACH, SHIFTS, SLICE, SLICE_STRIDE, TAPS, TILE, Weights, Winograd,
+};
 use super::{ByteProducts, Finish, emit, others, plus, scaled, wide, windows};
 use std::arch::x86_64::*;
 

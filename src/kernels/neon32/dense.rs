@@ -3,7 +3,7 @@
 use super::super::OutputQuant;
 use super::super::conv::{After, Strip};
 use super::super::cursor::{Cursor, Place};
-use super::super::pack::Run;
+use super::super::groups::Run;
 use super::asm::{DENSE, EIGHT, Tile};
 use super::bytes::{self, Sum};
 use super::{AT_ONCE, aside, next};
@@ -20,7 +20,7 @@ pub(super) unsafe fn rows<const WIDE: bool>(strip: &mut Strip<'_>, weights: *con
         After::Add(quant, residual) => (*quant, Then::Add(Sum::new(residual.add))),
         After::Sums => (OutputQuant::full(0), Then::Sums),
     };
-    let mut tile = Tile::new(block.runs(), &own);
+    let mut tile = Tile::new(block.groups().runs(), &own);
     tile.stride = block.lanes() * 4;
     let mut cursor = Cursor::over(strip, if WIDE { 2 } else { 1 });
     let mut list = [Place::NONE; AT_ONCE];
