@@ -499,12 +499,11 @@ unsafe fn tile<P: ByteProducts, const HOW: u8, const VECTORS: usize, const FULL:
     PIXELS
 }
 
-/// What becomes of a tile's sums where they are not just quantized: a function of its own, because sums whose address is taken live
-/// on the stack.
+/// What becomes of a tile's sums where they are not just quantized: of copies, because sums whose address is taken live on the stack.
 ///
 /// # Safety
 /// As [`tile`]; `columns` are the block's.
-#[inline(never)]
+#[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn other_end<const VECTORS: usize, const PIXELS: usize>(
     shared: &Shared<'_, VECTORS>,
@@ -517,7 +516,8 @@ unsafe fn other_end<const VECTORS: usize, const PIXELS: usize>(
         let After::Add(quant, Residual { add, .. }) = shared.after else {
             return acc.iter().enumerate().for_each(|(p, acc)| put_sums(acc, at.pixel.add(p * shared.steps[1]), columns));
         };
-        let sums = std::array::from_fn(|p| plus(add, quant, acc[p], shared.scale, others(at.residual.add(p * shared.steps[2]), columns)));
+        let other = |p: usize| others(at.residual.add(p * shared.steps[2]), columns, add.b_zero);
+        let sums = std::array::from_fn(|p| plus(add, quant, acc[p], shared.scale, other(p)));
         emit::<VECTORS, PIXELS>(&shared.finish, sums, at.pixel, shared.steps[1], columns);
     }
 }
@@ -739,61 +739,24 @@ unsafe fn in_halves<P: ByteProducts, const VECTORS: usize, const PIXELS: usize>(
     }
 }
 
-/// `columns` bytes of a residual as 32-bit numbers in the order of the lanes: one vector holds channels 0 to 7, two hold 0-3,
+/// `columns` bytes of a residual less their zero point, in the order of the lanes: one vector holds channels 0 to 7, two hold 0-3,
 /// 8-11 and 4-7, 12-15.
 ///
 /// # Safety
 /// They are readable; `columns <= VECTORS * 8`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn others<const VECTORS: usize>(from: *const u8, columns: usize) -> [__m256i; VECTORS] {
-    const Z: i8 = -1;
+unsafe fn others<const VECTORS: usize>(from: *const u8, columns: usize, zero: i8) -> [__m256; VECTORS] {
+    // 2^23, whose last bits count ones: with a byte in them it is that much larger.
+    const ONES: f32 = 8_388_608.0;
     // SAFETY: the function's contract.
-    let bytes = unsafe {
-        match (VECTORS, columns) {
-            (2, 16) => _mm256_broadcastsi128_si256(_mm_loadu_si128(from.cast())),
-            (1, 8) => _mm256_set1_epi64x(from.cast::<i64>().read_unaligned()),
-            _ => _mm256_broadcastsi128_si256(get(from, columns)),
-        }
-    };
-    let high = if VECTORS == 2 { 8 } else { 4 };
+    let bytes = unsafe { get(from, columns) };
+    let words = if VECTORS == 2 { _mm256_cvtepu8_epi16(bytes) } else { _mm256_cvtepu8_epi16(_mm_unpacklo_epi32(bytes, bytes)) };
+    let high = _mm256_set1_epi16((ONES.to_bits() >> 16) as i16);
+    let zero = _mm256_set1_ps(ONES + f32::from(store(zero)));
     std::array::from_fn(|v| {
-        let (a, b) = (4 * v as i8, 4 * v as i8 + high);
-        let lanes = _mm256_setr_epi8(
-            a,
-            Z,
-            Z,
-            Z,
-            a + 1,
-            Z,
-            Z,
-            Z,
-            a + 2,
-            Z,
-            Z,
-            Z,
-            a + 3,
-            Z,
-            Z,
-            Z,
-            b,
-            Z,
-            Z,
-            Z,
-            b + 1,
-            Z,
-            Z,
-            Z,
-            b + 2,
-            Z,
-            Z,
-            Z,
-            b + 3,
-            Z,
-            Z,
-            Z,
-        );
-        _mm256_shuffle_epi8(bytes, lanes)
+        let number = if v == 0 { _mm256_unpacklo_epi16(words, high) } else { _mm256_unpackhi_epi16(words, high) };
+        _mm256_sub_ps(_mm256_castsi256_ps(number), zero)
     })
 }
 
@@ -805,18 +768,16 @@ fn plus<const VECTORS: usize>(
     quant: &OutputQuant,
     acc: [__m256i; VECTORS],
     scale: [__m256; VECTORS],
-    others: [__m256i; VECTORS],
+    others: [__m256; VECTORS],
 ) -> [__m256i; VECTORS] {
     let (low, high) = quant.bounds();
-    let zero = _mm256_set1_epi32(i32::from(store(add.b_zero)));
     let (a_ratio, b_ratio) = (_mm256_set1_ps(add.a_ratio), _mm256_set1_ps(add.b_ratio));
     let mut sums = [_mm256_setzero_si256(); VECTORS];
     for v in 0..VECTORS {
         let own = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[v]), scale[v]);
         let own = _mm256_min_ps(_mm256_max_ps(own, _mm256_set1_ps(low)), _mm256_set1_ps(high));
         let own = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(own);
-        let other = _mm256_cvtepi32_ps(_mm256_sub_epi32(others[v], zero));
-        let sum = _mm256_add_ps(_mm256_mul_ps(own, a_ratio), _mm256_mul_ps(other, b_ratio));
+        let sum = _mm256_add_ps(_mm256_mul_ps(own, a_ratio), _mm256_mul_ps(others[v], b_ratio));
         sums[v] = _mm256_cvtps_epi32(sum);
     }
     sums

@@ -306,7 +306,7 @@ unsafe fn emit_tile(job: &mut Job<'_>, tile: &Tile, outputs: &Outputs, sums: &Pi
                     (Some(residual), true) => {
                         let from = residual.bytes.map_or(output.cast_const(), <[u8]>::as_ptr);
                         let at = residual.grid.at(tile.y + y, tile.x + x) + outputs.channel;
-                        plus(residual.add, job.quant, *values, scale, others(from.add(at), outputs.columns))
+                        plus(residual.add, job.quant, *values, scale, others(from.add(at), outputs.columns, residual.add.b_zero))
                     }
                     _ => [scaled(values[0], scale[0]), scaled(values[1], scale[1])],
                 };
