@@ -34,9 +34,9 @@ pub trait Draft: Send {
         None
     }
 
-    /// Operators that run one after the other here.
-    fn links(&self) -> usize {
-        1
+    /// The chain, to look at.
+    fn fused(&self) -> Option<&super::fuse::FusedDraft> {
+        None
     }
 
     /// True where a chain can go on behind it: what comes last is a convolution.

@@ -2,7 +2,7 @@
 //! what lies between them stays in the nearest cache and takes no place in the arena.
 //!
 //! A depthwise convolution joins the pointwise one that reads it. What makes the input of such a pair, or of a maximum, joins them
-//! where that input is large, or where the arena is fullest.
+//! where that input is large, or where the arena is fullest, as long as what a pass touches stays in a near cache.
 
 use super::draft::{ConvDraft, Draft, PoolDraft};
 use super::{Lowering, Origin, Record, Work, lifetimes};
@@ -18,6 +18,9 @@ const NEAR: usize = 24 << 10;
 /// Bytes of all windows of a chain, in a small board's second-level cache.
 const FAR: usize = 64 << 10;
 
+/// Bytes that a pass of a chain touches: half of a second-level cache of 512 KiB.
+const PASS: usize = 256 << 10;
+
 /// Depthwise loops do four rows together: fewer are not done at once.
 const TOGETHER: usize = 4;
 
@@ -27,7 +30,7 @@ pub fn by_rows(lowering: &mut Lowering, outputs: &[usize]) {
     while reader < lowering.records.len() {
         if let Some(first) = partner(lowering, reader, outputs) {
             reader = join(lowering, first, reader);
-            while let Some(first) = maker(lowering, reader, outputs).filter(|_| is_large(&lowering.records[reader])) {
+            while let Some(first) = longer(lowering, reader, outputs).filter(|_| is_large(&lowering.records[reader])) {
                 reader = join(lowering, first, reader);
             }
         }
@@ -76,6 +79,44 @@ fn partner(lowering: &Lowering, reader: usize, outputs: &[usize]) -> Option<usiz
     (pair || maximum).then_some(first)
 }
 
+/// What makes the input of a chain, where the longer one stays near.
+fn longer(lowering: &Lowering, reader: usize, outputs: &[usize]) -> Option<usize> {
+    maker(lowering, reader, outputs).filter(|&first| stays_near(lowering, first, reader))
+}
+
+/// What a pass of the chain of these two steps touches, windows and weights, stays in a second-level cache: it would come from a farther
+/// one in every pass, tensors between operators just once.
+fn stays_near(lowering: &Lowering, first: usize, reader: usize) -> bool {
+    let links: Vec<(&Work, Layout)> = [first, reader].into_iter().flat_map(|at| lowering.records[at].links()).collect();
+    let weights: usize = links.iter().filter_map(|(work, _)| work.conv()).map(|conv| conv.weights.values.len()).sum();
+    let rows = links.last().map_or(0, |(_, made)| made.height.min(TOGETHER));
+    let windows = links.iter().zip(reaches(&links, rows).unwrap_or_default()).map(|((_, made), (_, height))| height * made.row_stride());
+    windows.sum::<usize>() + weights <= PASS
+}
+
+/// What each but the first reads, and how many rows of that there are at most, when the last one makes `rows` rows.
+fn reaches(links: &[(&Work, Layout)], rows: usize) -> Result<Vec<(Reach, usize)>, kernels::Error> {
+    let mut reaches = Vec::with_capacity(links.len());
+    let mut height = rows;
+    for (work, _) in links.iter().skip(1).rev() {
+        let reach = Reach::of(work).ok_or_else(unexpected)?;
+        height = reach.rows(height);
+        reaches.push((reach, height));
+    }
+    reaches.reverse();
+    Ok(reaches)
+}
+
+impl Record {
+    /// Its operators, each with the placement of its result.
+    fn links(&self) -> Vec<(&Work, Layout)> {
+        match self.work.fused() {
+            Some(fused) => fused.links(),
+            None => self.layouts.last().map(|&made| (&self.work, made)).into_iter().collect(),
+        }
+    }
+}
+
 /// Fewer rows of a result than this are not divided evenly among threads, and a chain is divided by them alone.
 const ROWS: usize = 8;
 
@@ -104,7 +145,7 @@ fn maker(lowering: &Lowering, reader: usize, outputs: &[usize]) -> Option<usize>
     let (first, writer) = others.next()?;
     let kept = lowering.records.get(first + 1..=reader)?.iter().all(|r| r.writes.iter().all(|w| !writer.reads.contains(w)));
     let whole = writer.writes == [input] && writer.layouts.last() == Some(&layout);
-    let fits = writer.reads.len() == 1 && writer.work.makes_rows() && writer.work.links() + record.work.links() <= MAKERS + 1;
+    let fits = writer.reads.len() == 1 && writer.work.makes_rows() && writer.links().len() + record.links().len() <= MAKERS + 1;
     (others.next().is_none() && kept && whole && fits).then_some(first)
 }
 
@@ -112,8 +153,8 @@ fn maker(lowering: &Lowering, reader: usize, outputs: &[usize]) -> Option<usize>
 fn fullest(lowering: &Lowering, outputs: &[usize]) -> Option<(usize, usize)> {
     let buffers = lifetimes::buffers(&lowering.storages, &lowering.records, outputs);
     let reader = plan::busiest(&buffers)?;
-    let record = lowering.records.get(reader).filter(|r| r.work.links() > 1 && has_rows(r))?;
-    let first = maker(lowering, reader, outputs)?;
+    let record = lowering.records.get(reader).filter(|r| r.work.fused().is_some() && has_rows(r))?;
+    let first = longer(lowering, reader, outputs)?;
     let ended = |read: &&usize| buffers[**read].last < reader;
     let longer: usize = lowering.records[first].reads.iter().filter(ended).map(|&read| buffers[read].size).sum();
     let Work::Kernel(draft) = &record.work else { return None };
@@ -156,17 +197,12 @@ fn unexpected() -> kernels::Error {
 }
 
 impl FusedDraft {
-    /// What each but the first reads, and how many rows of that there are at most, when the last one makes `rows` rows.
+    fn links(&self) -> Vec<(&Work, Layout)> {
+        self.links.iter().map(|(work, made)| (work, *made)).collect()
+    }
+
     fn reaches(&self, rows: usize) -> Result<Vec<(Reach, usize)>, kernels::Error> {
-        let mut reaches = Vec::with_capacity(self.links.len());
-        let mut height = rows;
-        for (work, _) in self.links.iter().skip(1).rev() {
-            let reach = Reach::of(work).ok_or_else(unexpected)?;
-            height = reach.rows(height);
-            reaches.push((reach, height));
-        }
-        reaches.reverse();
-        Ok(reaches)
+        reaches(&self.links(), rows)
     }
 
     /// Rows that are done at once: as few equal parts of the output as keep in the nearest cache the two windows that an operator works
@@ -225,8 +261,8 @@ impl Draft for FusedDraft {
         read == 1
     }
 
-    fn links(&self) -> usize {
-        self.links.len()
+    fn fused(&self) -> Option<&FusedDraft> {
+        Some(self)
     }
 
     fn makes_rows(&self) -> bool {

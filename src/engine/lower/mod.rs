@@ -634,10 +634,11 @@ impl Work {
         }
     }
 
-    fn links(&self) -> usize {
+    /// The chain, where it is one.
+    fn fused(&self) -> Option<&fuse::FusedDraft> {
         match self {
-            Work::Kernel(draft) => draft.links(),
-            Work::Island(_) => 1,
+            Work::Kernel(draft) => draft.fused(),
+            Work::Island(_) => None,
         }
     }
 

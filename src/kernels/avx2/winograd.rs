@@ -155,6 +155,7 @@ unsafe fn next_weights(wg: &Winograd, b: usize, channel: usize, room: *mut u8) -
 ///
 /// # Safety
 /// `to` is writable for [`LANES`] 16-bit numbers for each channel at every position, [`SLICE_STRIDE`] apart.
+#[allow(clippy::needless_range_loop, reason = "rows and columns are alike; with iterators the compiler copies them")]
 #[target_feature(enable = "avx2")]
 unsafe fn transform_weights(taps: &[i8], to: *mut u8) {
     for (pair, taps) in taps.as_chunks::<{ TAPS * LANES * 2 }>().0.iter().enumerate() {
