@@ -187,10 +187,41 @@ fn blame(model: &ModelProto, why: String) -> LoadCause {
 
 fn simplify((mut typed, shapes): (TypedModel, Shapes), outputs: &[Output], limits: &Limits) -> Result<Typed, LoadCause> {
     within(&typed, limits)?;
+    if typed.outputs.len() > 1 {
+        merge_equal(&mut typed).map_err(refused)?;
+    }
     typed.declutter().map_err(refused)?;
     let memory = within(&typed, limits)?;
     let outputs = outputs.iter().enumerate().map(|(i, o)| describe(&typed, i, o)).collect::<Result<_, _>>()?;
     Ok(Typed { model: typed, outputs, shapes, memory })
+}
+
+/// Leaves one of all nodes that do the same with the same, outputs of the model among them. tract merges equal nodes too, but of three of
+/// which two are outputs it refers one output to a node that it has removed.
+fn merge_equal(model: &mut TypedModel) -> TractResult<()> {
+    let equal = |model: &TypedModel| -> TractResult<Option<(usize, usize)>> {
+        for id in model.eval_order()? {
+            for output in &model.node(id).outputs {
+                let readers: Vec<usize> = output.successors.iter().map(|reader| reader.node).collect();
+                for (i, &a) in readers.iter().enumerate() {
+                    if let Some(&b) = readers[i + 1..].iter().find(|&&b| b != a && model.node(a).same_as(model.node(b))) {
+                        return Ok(Some((a, b)));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    };
+    while let Some((kept, gone)) = equal(model)? {
+        let mut patch = TypedModelPatch::default();
+        for slot in 0..model.node(gone).outputs.len() {
+            let tap = patch.tap_model(model, OutletId::new(kept, slot))?;
+            patch.shunt_outside(model, OutletId::new(gone, slot), tap)?;
+        }
+        patch.obliterate(gone)?;
+        patch.apply(model)?;
+    }
+    Ok(())
 }
 
 fn shapes(model: &tract_onnx::prelude::InferenceModel, outlets: &HashMap<String, OutletId>) -> Shapes {

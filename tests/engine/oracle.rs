@@ -136,3 +136,10 @@ proptest! {
         compare_with_tract(&network(seed, &[(way, detail)]))?;
     }
 }
+
+/// Among others, one value is two outputs, and a third operator makes it once more.
+#[test]
+fn networks_that_the_random_ones_found() {
+    let found: [(u32, &[Gene]); 1] = [(1694, &[(178, 3_329_747_916), (198, 27_103_397), (114, 3_684_058_077), (32, 356_688_491)])];
+    found.into_iter().for_each(|(seed, genes)| compare(&network(seed, genes)).unwrap());
+}
