@@ -682,7 +682,7 @@ fn body<K: Kernel>(kernel: K, params: &ConvParams) -> Result<Body, Error> {
 
 /// `sums`: for sums. Those of dynamic quantization have their zero point only when they run.
 fn dense<K: Kernel>(_: K, params: &ConvParams, sums: bool) -> Result<Body, Error> {
-    let mut blocks = Vec::with_capacity(params.blocks().count());
+    let mut blocks: Vec<Block> = Vec::with_capacity(params.blocks().count());
     let mut guarded = false;
     for (group, channels) in params.blocks() {
         let weights: Vec<Vec<i16>> = channels.clone().map(|o| taps_first(params, o)).collect();
@@ -700,7 +700,11 @@ fn dense<K: Kernel>(_: K, params: &ConvParams, sums: bool) -> Result<Body, Error
             guarded = wants_guard(&K::STYLE, &stretches, &columns);
             columns.guarded = guarded;
         }
-        blocks.push(pack(&K::STYLE, &stretches, &columns)?);
+        let mut block = pack(&K::STYLE, &stretches, &columns)?;
+        if let Some(before) = blocks.last() {
+            block.share_groups(before);
+        }
+        blocks.push(block);
     }
     Ok(Body::Dense(Dense::new(blocks)))
 }

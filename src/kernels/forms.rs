@@ -34,11 +34,7 @@ pub(crate) struct Forms<'a> {
 }
 
 impl Dense {
-    pub fn new(mut blocks: Vec<Block>) -> Dense {
-        for i in 1..blocks.len() {
-            let (before, from) = blocks.split_at_mut(i);
-            from[0].share_groups(&before[i - 1]);
-        }
+    pub fn new(blocks: Vec<Block>) -> Dense {
         let any_wide = blocks.iter().any(|block| !matches!(block.weights(), Weights::Narrow(_)));
         let guarded = blocks.iter().any(|block| block.guard().is_some());
         Dense { blocks, any_wide, guarded }
@@ -100,7 +96,7 @@ impl Dense {
             // All pixels and all blocks have their turn, in different pairs.
             let (pixel, block) = (i * pixels / count, i * STRIDE % blocks);
             if let Some(guard) = self.blocks[block].guard() {
-                groups += guard.groups;
+                groups += guard.groups();
                 above += guard.above(&tops[grid.at(pixel / width, pixel % width) / GROUP..]);
             }
         }

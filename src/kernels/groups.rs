@@ -22,7 +22,7 @@ impl Run {
 pub(crate) struct Groups {
     /// Input byte of each, from the window's first.
     offsets: Vec<u32>,
-    /// Empty where no loop reads them: x86's go by groups, because theirs may be mixed.
+    /// Empty on x86, whose loops go by groups, because theirs may be mixed.
     runs: Vec<Run>,
     chunks: Vec<Chunk>,
     span: usize,
@@ -44,7 +44,7 @@ impl Groups {
         &self.offsets
     }
 
-    #[cfg_attr(not(any(target_arch = "aarch64", target_arch = "arm")), allow(dead_code, reason = "as the field says"))]
+    /// None where no loop reads them.
     pub fn runs(&self) -> &[Run] {
         &self.runs
     }
@@ -61,7 +61,7 @@ impl Groups {
 }
 
 /// Groups that follow each other joined.
-pub(crate) fn runs(offsets: &[u32]) -> Vec<Run> {
+fn runs(offsets: &[u32]) -> Vec<Run> {
     let mut out: Vec<Run> = Vec::new();
     for offset in offsets.iter().map(|&offset| offset as usize) {
         match out.last_mut() {

@@ -6,7 +6,7 @@
 //! groups; a tile compares its inputs' **tops**, the means of pairs, with the ceilings of its weights, and mends what exceeds one. Where
 //! many do, the same weights meet inputs of 16 bits.
 
-use super::groups::Run;
+use super::groups::{Groups, Run};
 use super::pack::{GROUP, PAIR_LIMIT};
 
 /// Ceilings that are compared at once.
@@ -15,10 +15,7 @@ pub(crate) const CHUNK: usize = 32;
 /// The ceilings of a block's groups.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Guard<'a> {
-    /// What is compared at once, in the order of the weights.
-    pub chunks: &'a [Chunk],
-    /// How many groups there are.
-    pub groups: usize,
+    groups: &'a Groups,
     /// `[chunk][CHUNK]`: see [`by_chunks`].
     pub ceilings: &'a [u8],
 }
@@ -60,7 +57,22 @@ pub(crate) fn by_chunks(chunks: &[Chunk], ceilings: &[u8]) -> Vec<u8> {
     out
 }
 
-impl Guard<'_> {
+impl<'a> Guard<'a> {
+    /// With what [`by_chunks`] gave; `None` where there are not as many as it takes, or the groups have no chunks.
+    pub fn new(groups: &'a Groups, ceilings: &'a [u8]) -> Option<Guard<'a>> {
+        let chunks = groups.chunks().len();
+        (chunks > 0 && ceilings.len() == chunks * CHUNK).then_some(Guard { groups, ceilings })
+    }
+
+    /// What is compared at once, in the order of the weights.
+    pub fn chunks(&self) -> &'a [Chunk] {
+        self.groups.chunks()
+    }
+
+    pub fn groups(&self) -> usize {
+        self.groups.offsets().len()
+    }
+
     /// How many groups break the pair rule.
     pub fn broken(&self) -> usize {
         self.ceilings.iter().filter(|&&ceiling| ceiling < u8::MAX).count()
@@ -68,7 +80,7 @@ impl Guard<'_> {
 
     /// How many groups of a window are above their ceilings; `tops` are its own from its first byte on.
     pub fn above(&self, tops: &[u8]) -> usize {
-        let each = self.chunks.iter().zip(self.ceilings.as_chunks::<CHUNK>().0);
+        let each = self.chunks().iter().zip(self.ceilings.as_chunks::<CHUNK>().0);
         let above = |(chunk, ceilings): (&Chunk, &[u8; CHUNK])| {
             let tops = &tops[chunk.top..][..CHUNK];
             ceilings.iter().zip(tops).map(|(ceiling, top)| usize::from(top > ceiling)).sum::<usize>()
@@ -143,16 +155,17 @@ mod tests {
 
     #[test]
     fn runs_are_cut_into_chunks_and_padding_is_never_exceeded() {
-        let runs = [Run { offset: 8, groups: 40 }, Run { offset: 400, groups: 2 }];
+        let offsets = (0..40).map(|i| 8 + 4 * i).chain([400, 404]).collect();
+        let groups = Groups::new(offsets);
+        assert_eq!(groups.runs(), [Run { offset: 8, groups: 40 }, Run { offset: 400, groups: 2 }]);
         let ceilings: Vec<u8> = (0..42).map(|i| if i == 0 { 255 } else { 150 + i }).collect();
-        let chunks = Chunk::of(&runs);
-        let padded = by_chunks(&chunks, &ceilings);
-        let guard = Guard { chunks: &chunks, groups: 42, ceilings: &padded };
-        assert_eq!(padded.len(), 3 * CHUNK);
-        assert_eq!(chunks.iter().map(|chunk| (chunk.top, chunk.group)).collect::<Vec<_>>(), [(2, 0), (34, 32), (100, 40)]);
+        let padded = by_chunks(groups.chunks(), &ceilings);
+        let guard = Guard::new(&groups, &padded).unwrap();
+        assert_eq!(guard.chunks().iter().map(|chunk| (chunk.top, chunk.group)).collect::<Vec<_>>(), [(2, 0), (34, 32), (100, 40)]);
         assert_eq!([150, 153, 255].map(|top| guard.above(&[top; 140])), [0, 2, 41]);
         assert_eq!(guard.broken(), 41);
-        assert!(Chunk::of(&[Run { offset: 2, groups: 1 }]).is_empty());
+        assert!(Guard::new(&Groups::new(vec![2]), &[200; CHUNK]).is_none());
+        assert!(Guard::new(&groups, &[200; 64]).is_none());
     }
 
     #[test]

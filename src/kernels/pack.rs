@@ -21,8 +21,8 @@
 //!
 //! The input's zero point is folded into the bias, the requantization factors lie beside it, both in lane order.
 
-use super::groups::{Groups, Run, runs};
-use super::guard::{CHUNK, Chunk, Guard, by_chunks, ceiling, expected_to_pay};
+use super::groups::{Groups, Run};
+use super::guard::{Guard, by_chunks, ceiling, expected_to_pay};
 use super::pantry::{Reader, Writer};
 use super::stored::Aligned;
 use super::{Error, widen};
@@ -62,7 +62,7 @@ pub(crate) enum Weights {
 }
 
 /// Up to 16 output channels, ready for the inner loop. The constructor establishes what unsafe loops rely on: `weights` hold
-/// exactly `lanes * GROUP` values for each of `groups`, in their order, and there are [`CHUNK`] ceilings, if any, for each of their chunks.
+/// exactly `lanes * GROUP` values for each of `groups`, in their order, and ceilings, if any, make a [`Guard`].
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
     /// First output channel.
@@ -112,8 +112,7 @@ impl Block {
     }
 
     pub fn guard(&self) -> Option<Guard<'_>> {
-        let (groups, chunks) = (self.groups.offsets().len(), self.groups.chunks());
-        self.ceilings.as_ref().map(|ceilings| Guard { chunks, groups, ceilings: ceilings.as_slice() })
+        self.ceilings.as_ref().and_then(|ceilings| Guard::new(&self.groups, ceilings.as_slice()))
     }
 
     /// The lane that holds a column.
@@ -183,11 +182,10 @@ impl Block {
             (1, Weights::Narrow(_)) => Some(from.take::<u8>()?),
             _ => return None,
         };
-        let chunks = groups.chunks().len();
-        if ceilings.as_ref().is_some_and(|ceilings| chunks == 0 || ceilings.as_slice().len() != chunks * CHUNK) {
+        if ceilings.as_ref().is_some_and(|ceilings| Guard::new(&groups, ceilings.as_slice()).is_none()) {
             return None;
         }
-        let paired = style.pairs(&runs(groups.offsets()), &weights);
+        let paired = style.pairs(groups.runs(), &weights);
         let loud = loud != 0;
         Some(Block { channel, columns, lanes, groups, weights, paired, loud, ceilings, order, bias, scale })
     }
@@ -250,15 +248,17 @@ pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> R
     let count = columns.weights.len();
     let (lanes, order) = style.lanes(count);
     let groups = groups(stretches, columns.weights, &order[..lanes]);
-    let ceilings = if columns.guarded { ceilings(&groups) } else { None };
-    let (offsets, mut weights) = match ceilings {
+    let each: Option<Vec<u8>> =
+        (columns.guarded && groups.iter().all(fits_guard)).then(|| groups.iter().map(|g| ceiling(&g.weights)).collect());
+    let (offsets, mut weights) = match each {
         Some(_) => (offsets(&groups), Weights::Narrow(Aligned::new(&narrow(&groups)))),
         None => choose(style.rule, groups),
     };
-    let runs = runs(&offsets);
-    let paired = style.pairs(&runs, &weights);
+    let groups = Arc::new(Groups::new(offsets));
+    let ceilings = each.map(|each| Aligned::new(&by_chunks(groups.chunks(), &each)));
+    let paired = style.pairs(groups.runs(), &weights);
     if let (Weights::Narrow(weights), true) = (&mut weights, paired) {
-        *weights = Aligned::new(&side_by_side(weights.as_slice(), &runs, lanes));
+        *weights = Aligned::new(&side_by_side(weights.as_slice(), groups.runs(), lanes));
     }
     let (mut bias, mut scale, mut loud) = ([0; LANES], [0.0; LANES], false);
     for (lane, column) in order[..lanes].iter().map(|&column| usize::from(column)).enumerate().filter(|(_, column)| *column < count) {
@@ -266,7 +266,7 @@ pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> R
         (bias[lane], scale[lane]) = (folded, columns.multipliers[column]);
         loud |= is_loud(bound, scale[lane]);
     }
-    let (channel, groups) = (columns.channel, Arc::new(Groups::new(offsets)));
+    let channel = columns.channel;
     Ok(Block { channel, columns: count, lanes, groups, weights, paired, loud, ceilings, order, bias, scale })
 }
 
@@ -330,11 +330,9 @@ fn choose(rule: NarrowRule, mut groups: Vec<Group>) -> (Vec<u32>, Weights) {
     (offsets(&groups), Weights::Narrow(Aligned::new(&narrow(&groups))))
 }
 
-/// The ceilings of all groups by chunks; `None` where some do not fit bytes or do not begin at multiples of their size.
-fn ceilings(groups: &[Group]) -> Option<Aligned<u8>> {
-    let chunks = Chunk::of(&runs(&offsets(groups)));
-    let ceilings: Vec<u8> = groups.iter().map(|group| ceiling(&group.weights)).collect();
-    (groups.iter().all(fits_bytes) && !chunks.is_empty()).then(|| Aligned::new(&by_chunks(&chunks, &ceilings)))
+/// A guard needs bytes, and groups that begin at multiples of their size.
+fn fits_guard(group: &Group) -> bool {
+    fits_bytes(group) && group.offset.is_multiple_of(GROUP)
 }
 
 fn fits_bytes(group: &Group) -> bool {

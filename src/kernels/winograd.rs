@@ -116,16 +116,25 @@ impl Winograd {
         if !Winograd::suits(wide_cost, params) || params.residual.is_some_and(|(add, _)| add.is_loud()) {
             return Ok(None);
         }
-        let channels = params.output.channels;
-        let (mut blocks, mut all) = (Vec::new(), Vec::new());
+        let (depth, channels) = (params.input.channels, params.output.channels);
+        let bytes = (0..channels).all(|channel| params.channel_weights(channel).all(|weight| i8::try_from(weight).is_ok()));
+        let keep_taps = bytes && is_large(params);
+        let room = |yes: bool, each: usize| if yes { each * filters(params) } else { 0 };
+        let mut transformed = Vec::with_capacity(room(!keep_taps, POSITIONS));
+        let mut taps = Vec::with_capacity(room(keep_taps, TAPS));
+        let mut blocks = Vec::new();
         for first in (0..channels).step_by(LANES) {
             let range = first..(first + LANES).min(channels);
             let columns: Vec<Vec<i16>> = range.map(|o| taps_first(params, o)).collect();
             let Some(outputs) = outputs(style, params, first, &columns)? else { return Ok(None) };
             blocks.push(outputs);
-            all.push(columns);
+            match keep_taps {
+                true => pack_taps(style, &columns, depth, &mut taps),
+                false => pack_transformed(style, &columns, depth, &mut transformed),
+            }
         }
-        Ok(Some(Winograd::new(params, blocks, Weights::pack(style, params, &all))))
+        let weights = if keep_taps { Weights::Taps(Aligned::new(&taps)) } else { Weights::Transformed(Aligned::new(&transformed)) };
+        Ok(Some(Winograd::new(params, blocks, weights)))
     }
 
     fn new(params: &ConvParams, blocks: Vec<Outputs>, weights: Weights) -> Winograd {
@@ -136,8 +145,7 @@ impl Winograd {
 
     /// Costs are in multiplications of the dense loop at 16 bits. Transforms cost about 160 an input channel and 280 an output channel
     /// of a tile; weights are read from a far cache, at about three multiplications a byte, or transformed for about as much as three tiles
-    /// more. Unit tests take this
-    /// form wherever it applies, so that small cases cover it.
+    /// more. Unit tests take this form wherever it applies, so that small cases cover it.
     fn suits(wide_cost: usize, params: &ConvParams) -> bool {
         let shape = params.kernel == [3, 3] && params.stride == [1, 1] && params.dilation == [1, 1] && params.groups == 1;
         let (depth, channels) = (params.input.channels, params.output.channels);
@@ -146,7 +154,7 @@ impl Winograd {
         }
         let pixels = params.output.height * params.output.width;
         let tiles = tiles(params);
-        let weights = if transformed_bytes(params) > LARGEST { 3 } else { 6 };
+        let weights = if is_large(params) { 3 } else { 6 };
         let products = POSITIONS * (tiles + weights) * depth * channels.next_multiple_of(LANES);
         let transforms = tiles * (160 * depth + 280 * channels);
         cfg!(test) || (wide_cost * (products + transforms)) as f64 * 1.3 < (9 * pixels * depth * channels) as f64
@@ -215,20 +223,6 @@ impl Winograd {
 }
 
 impl Weights {
-    /// `columns[block][column][tap * depth + channel]`.
-    fn pack(style: &Style, params: &ConvParams, columns: &[Vec<Vec<i16>>]) -> Weights {
-        let depth = params.input.channels;
-        let bytes = columns.iter().flatten().flatten().all(|&weight| i8::try_from(weight).is_ok());
-        if bytes && transformed_bytes(params) > LARGEST {
-            let mut taps = Vec::with_capacity(TAPS * filters(params));
-            columns.iter().for_each(|columns| pack_taps(style, columns, depth, &mut taps));
-            return Weights::Taps(Aligned::new(&taps));
-        }
-        let mut weights = Vec::with_capacity(POSITIONS * filters(params));
-        columns.iter().for_each(|columns| pack_transformed(style, columns, depth, &mut weights));
-        Weights::Transformed(Aligned::new(&weights))
-    }
-
     /// As many as the parameters say, in either form.
     fn take(from: &mut Reader, params: &ConvParams) -> Option<Weights> {
         if let Some(taps) = from.take::<i8>() {
@@ -249,9 +243,9 @@ fn filters(params: &ConvParams) -> usize {
     params.input.channels * params.output.channels.next_multiple_of(LANES)
 }
 
-/// Bytes of all filters' `U`.
-fn transformed_bytes(params: &ConvParams) -> usize {
-    2 * POSITIONS * filters(params)
+/// The bytes of all filters' `U` are too many to keep.
+fn is_large(params: &ConvParams) -> bool {
+    2 * POSITIONS * filters(params) > LARGEST
 }
 
 /// `None` where a sum may reach 2^25 or a scaled one 32 bits.

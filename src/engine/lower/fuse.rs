@@ -30,7 +30,7 @@ pub fn by_rows(lowering: &mut Lowering, outputs: &[usize]) {
     while reader < lowering.records.len() {
         if let Some(first) = partner(lowering, reader, outputs) {
             reader = join(lowering, first, reader);
-            while let Some(first) = longer(lowering, reader, outputs).filter(|_| is_large(&lowering.records[reader])) {
+            while let Some(first) = near_maker(lowering, reader, outputs).filter(|_| is_large(&lowering.records[reader])) {
                 reader = join(lowering, first, reader);
             }
         }
@@ -80,7 +80,7 @@ fn partner(lowering: &Lowering, reader: usize, outputs: &[usize]) -> Option<usiz
 }
 
 /// What makes the input of a chain, where the longer one stays near.
-fn longer(lowering: &Lowering, reader: usize, outputs: &[usize]) -> Option<usize> {
+fn near_maker(lowering: &Lowering, reader: usize, outputs: &[usize]) -> Option<usize> {
     maker(lowering, reader, outputs).filter(|&first| stays_near(lowering, first, reader))
 }
 
@@ -90,8 +90,7 @@ fn stays_near(lowering: &Lowering, first: usize, reader: usize) -> bool {
     let links: Vec<(&Work, Layout)> = [first, reader].into_iter().flat_map(|at| lowering.records[at].links()).collect();
     let weights: usize = links.iter().filter_map(|(work, _)| work.conv()).map(|conv| conv.weights.values.len()).sum();
     let rows = links.last().map_or(0, |(_, made)| made.height.min(TOGETHER));
-    let windows = links.iter().zip(reaches(&links, rows).unwrap_or_default()).map(|((_, made), (_, height))| height * made.row_stride());
-    windows.sum::<usize>() + weights <= PASS
+    windows(&links, rows).iter().sum::<usize>() + weights <= PASS
 }
 
 /// What each but the first reads, and how many rows of that there are at most, when the last one makes `rows` rows.
@@ -105,6 +104,11 @@ fn reaches(links: &[(&Work, Layout)], rows: usize) -> Result<Vec<(Reach, usize)>
     }
     reaches.reverse();
     Ok(reaches)
+}
+
+/// Bytes of each window when the last one makes `rows` rows.
+fn windows(links: &[(&Work, Layout)], rows: usize) -> Vec<usize> {
+    links.iter().zip(reaches(links, rows).unwrap_or_default()).map(|((_, made), (_, height))| height * made.row_stride()).collect()
 }
 
 impl Record {
@@ -154,7 +158,7 @@ fn fullest(lowering: &Lowering, outputs: &[usize]) -> Option<(usize, usize)> {
     let buffers = lifetimes::buffers(&lowering.storages, &lowering.records, outputs);
     let reader = plan::busiest(&buffers)?;
     let record = lowering.records.get(reader).filter(|r| r.work.fused().is_some() && has_rows(r))?;
-    let first = longer(lowering, reader, outputs)?;
+    let first = near_maker(lowering, reader, outputs)?;
     let ended = |read: &&usize| buffers[**read].last < reader;
     let longer: usize = lowering.records[first].reads.iter().filter(ended).map(|&read| buffers[read].size).sum();
     let Work::Kernel(draft) = &record.work else { return None };
@@ -208,9 +212,9 @@ impl FusedDraft {
     /// Rows that are done at once: as few equal parts of the output as keep in the nearest cache the two windows that an operator works
     /// on, and all of them in the one behind it.
     fn rows(&self, output: &Layout) -> usize {
+        let links = self.links();
         let fit = |&rows: &usize| {
-            let windows = self.links.iter().zip(self.reaches(rows).unwrap_or_default());
-            let bytes: Vec<usize> = windows.map(|((_, made), (_, height))| height * made.row_stride()).collect();
+            let bytes = windows(&links, rows);
             let near = bytes.iter().all(|&one| one <= NEAR) && bytes.windows(2).all(|two| two[0] + two[1] <= NEAR);
             near && bytes.iter().sum::<usize>() <= FAR
         };

@@ -17,7 +17,7 @@ pub(super) struct Ceilings<'a> {
 impl<'a> Ceilings<'a> {
     /// `step`: bytes from one pixel to the next in the input.
     pub fn new(guard: Guard<'a>, step: usize) -> Ceilings<'a> {
-        Ceilings { chunks: guard.chunks, ceilings: guard.ceilings, step: step / GROUP }
+        Ceilings { chunks: guard.chunks(), ceilings: guard.ceilings, step: step / GROUP }
     }
 
     /// How far each of a chunk's tops exceeds its ceiling, the largest of the first `PIXELS` pixels from `tops` on.

@@ -34,7 +34,7 @@ pub(super) unsafe fn run<P: ByteProducts>(wg: &Winograd, job: &mut Job<'_>) {
             for (b, outputs) in wg.blocks.iter().enumerate() {
                 let mut channel = 0;
                 while channel < wg.depth {
-                    let u = next_weights(wg, b, channel, slice);
+                    let u = transformed(wg, b, channel, slice);
                     for position in 0..POSITIONS {
                         let to = products.add(position * product_stride).cast();
                         let sums = Sums { to, start: (channel == 0).then(|| starts(outputs, position)) };
@@ -135,7 +135,7 @@ struct Transformed {
 /// # Safety
 /// `room` is writable for [`SLICE`] channels at every position, [`SLICE_STRIDE`] apart, unless it is kept.
 #[target_feature(enable = "avx2")]
-unsafe fn next_weights(wg: &Winograd, b: usize, channel: usize, room: *mut u8) -> Transformed {
+unsafe fn transformed(wg: &Winograd, b: usize, channel: usize, room: *mut u8) -> Transformed {
     match &wg.weights {
         Weights::Transformed(weights) => {
             let stride = wg.depth * LANES * 2;
