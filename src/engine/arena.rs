@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::plan::ALIGN;
+use crate::kernels::Output;
 use std::cell::UnsafeCell;
 use std::ops::Range;
 
@@ -37,18 +38,42 @@ impl Arena {
     /// `reads`.
     #[allow(clippy::mut_from_ref, reason = "the contract keeps writers apart")]
     pub unsafe fn step<const READS: usize>(&self, reads: [Range<usize>; READS], write: Range<usize>) -> ([&[u8]; READS], &mut [u8]) {
-        let (base, size) = (self.lines.as_ptr().cast::<u8>().cast_mut(), self.size());
-        check(&write, size);
-        let slices = reads.map(|read| {
-            check(&read, size);
+        // SAFETY: nobody writes what is read; the ranges were found apart and inside the vector's bytes, which are initialized and may be
+        // changed through a shared reference, and by the contract nobody else has a slice of those that are written.
+        unsafe { (self.reads(reads, &write), std::slice::from_raw_parts_mut(self.base().add(write.start), write.len())) }
+    }
+
+    /// The same for a step whose threads each own some bytes of every pixel: `write` is all of its output.
+    ///
+    /// # Safety
+    /// While the slices live, no other slice covers a byte of `write`, none that can be written a byte of `reads`, and no other thread
+    /// touches what the output's holder owns.
+    pub unsafe fn shared_step<const READS: usize>(
+        &self,
+        reads: [Range<usize>; READS],
+        write: Range<usize>,
+    ) -> ([&[u8]; READS], Output<'_>) {
+        // SAFETY: as in `step`, but for the bytes that are others'.
+        unsafe { (self.reads(reads, &write), Output::shared(self.base().add(write.start), write.len())) }
+    }
+
+    /// Panics where a range leaves the arena or a read touches the write.
+    ///
+    /// # Safety
+    /// While the slices live, nobody writes a byte of them.
+    unsafe fn reads<const READS: usize>(&self, reads: [Range<usize>; READS], write: &Range<usize>) -> [&[u8]; READS] {
+        check(write, self.size());
+        reads.map(|read| {
+            check(&read, self.size());
             let apart = read.is_empty() || write.is_empty() || read.end <= write.start || write.end <= read.start;
             assert!(apart, "bytes {read:?} are read while {write:?} are written");
-            // SAFETY: the range lies in the vector's bytes, which are initialized and may be changed through a shared reference;
-            // by the contract nobody writes them meanwhile.
-            unsafe { std::slice::from_raw_parts(base.add(read.start).cast_const(), read.len()) }
-        });
-        // SAFETY: as above; by the contract nobody else has a slice of these bytes, and the reads were compared.
-        (slices, unsafe { std::slice::from_raw_parts_mut(base.add(write.start), write.len()) })
+            // SAFETY: the range lies in the vector's bytes, which are initialized; the rest is the contract.
+            unsafe { std::slice::from_raw_parts(self.base().add(read.start).cast_const(), read.len()) }
+        })
+    }
+
+    fn base(&self) -> *mut u8 {
+        self.lines.as_ptr().cast::<u8>().cast_mut()
     }
 }
 
@@ -96,6 +121,26 @@ mod tests {
         });
         // SAFETY: the threads are done.
         assert_eq!(unsafe { arena.step([62..66], 0..0).0[0] }, [3, 3, 4, 4]);
+    }
+
+    #[test]
+    fn threads_write_channels_of_pixels_that_others_write_too() {
+        let arena = Arena::new(192);
+        std::thread::scope(|scope| {
+            for channel in [0, 1] {
+                let arena = &arena;
+                scope.spawn(move || {
+                    // SAFETY: each thread has a channel of its own.
+                    let mut output = unsafe { arena.shared_step([], 64..128) }.1;
+                    (0..32).for_each(|pixel| output.put(2 * pixel + channel, &[channel as u8 + 1]));
+                });
+            }
+        });
+        // SAFETY: the threads are done.
+        assert!(unsafe { arena.step([64..128], 0..0).0[0] }.chunks(2).all(|pixel| pixel == [1, 2]));
+        let small = Arena::new(64);
+        // SAFETY: nothing else lives.
+        assert!(panics(move || assert!(unsafe { small.shared_step([], 60..70) }.1.len() > 0)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Steps of a prepared program: the kernels behind one interface.
 
-use crate::kernels;
+use crate::kernels::{self, Output};
 use std::ops::Range;
 
 /// Most tensors that a step reads.
@@ -14,8 +14,14 @@ pub trait Step: Send + Sync {
     /// Parts (rows, mostly) that can be given to different threads.
     fn parts(&self) -> usize;
 
-    /// Bytes of the output that the writer of these parts owns: disjoint for disjoint parts, in their order, one after the other.
+    /// Bytes of the output that the writer of these parts owns: disjoint for disjoint parts, in their order, one after the other. Of
+    /// every pixel where parts are channels.
     fn owned(&self, parts: Range<usize>) -> Range<usize>;
+
+    /// Whether parts are channels, which [`Step::run_channels`] computes, instead of rows.
+    fn by_channels(&self) -> bool {
+        false
+    }
 
     /// Least parts that are done together without doing work twice.
     fn grain(&self) -> usize {
@@ -25,6 +31,11 @@ pub trait Step: Send + Sync {
     /// Multiply-accumulates of all parts.
     fn macs(&self) -> u64 {
         0
+    }
+
+    /// Bytes that are read for any parts, however few.
+    fn shared_bytes(&self) -> usize {
+        self.weight_bytes()
     }
 
     /// Bytes of packed weights.
@@ -41,6 +52,12 @@ pub trait Step: Send + Sync {
     /// empty. `output` is what [`Step::owned`] names.
     fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], parts: Range<usize>, scratch: &mut [u8]);
 
+    /// The same for each of `pieces` where parts are channels. `output` is all of it, of which the caller owns what [`Step::owned`] names
+    /// of every pixel.
+    fn run_channels(&self, _inputs: [&[u8]; READS], _output: Output<'_>, _pieces: Channels<'_>, _scratch: &mut [u8]) {
+        unreachable!("parts are rows");
+    }
+
     /// [`Step::run`] for each of `pieces`: parts and the output's bytes that belong to them.
     fn run_pieces<'a>(&self, inputs: [&[u8]; READS], pieces: Pieces<'_, 'a>, scratch: &mut [u8]) {
         pieces.for_each(|(parts, output)| self.run(inputs, output, parts, scratch));
@@ -49,6 +66,9 @@ pub trait Step: Send + Sync {
 
 /// Parts as they are taken, each with the bytes that their writer owns.
 pub type Pieces<'p, 'a> = &'p mut dyn Iterator<Item = (Range<usize>, &'a mut [u8])>;
+
+/// Parts as they are taken that are channels.
+pub type Channels<'p> = &'p mut dyn Iterator<Item = Range<usize>>;
 
 /// A kernel whose output may lie where its first operand lies (of a convolution: its residual).
 pub struct InPlace<T> {
@@ -120,17 +140,49 @@ pub struct ConvStep {
     pub residual: bool,
 }
 
+impl ConvStep {
+    fn residual<'a>(&self, inputs: [&'a [u8]; READS]) -> Option<&'a [u8]> {
+        if self.residual { self.conv.operand(inputs[1]) } else { None }
+    }
+}
+
 impl Step for ConvStep {
-    by_rows!(conv kernel);
     weighted!(conv kernel);
+
+    fn describe(&self) -> String {
+        self.conv.kernel.describe()
+    }
+
+    fn parts(&self) -> usize {
+        if self.by_channels() { self.conv.kernel.blocks() } else { self.conv.kernel.output().height }
+    }
+
+    fn owned(&self, parts: Range<usize>) -> Range<usize> {
+        if !self.by_channels() {
+            return self.conv.kernel.output().rows(parts);
+        }
+        let slice = self.conv.kernel.slice(parts);
+        slice.first_channel..slice.first_channel + slice.channels
+    }
+
+    fn by_channels(&self) -> bool {
+        self.conv.kernel.by_channels()
+    }
+
+    fn shared_bytes(&self) -> usize {
+        if self.by_channels() { self.conv.kernel.input().bytes() } else { self.weight_bytes() }
+    }
 
     fn grain(&self) -> usize {
         self.conv.kernel.grain()
     }
 
     fn run(&self, inputs: [&[u8]; READS], output: &mut [u8], rows: Range<usize>, scratch: &mut [u8]) {
-        let residual = if self.residual { self.conv.operand(inputs[1]) } else { None };
-        self.conv.kernel.run(inputs[0], output, rows, residual, scratch);
+        self.conv.kernel.run(inputs[0], output, rows, self.residual(inputs), scratch);
+    }
+
+    fn run_channels(&self, inputs: [&[u8]; READS], output: Output<'_>, pieces: Channels<'_>, scratch: &mut [u8]) {
+        self.conv.kernel.run_channels(inputs[0], output, pieces, self.residual(inputs), scratch);
     }
 }
 

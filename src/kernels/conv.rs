@@ -6,6 +6,7 @@
 use super::depthwise::Depthwise;
 use super::forms::{Dense, Forms, Windows};
 use super::guard::CHUNK;
+use super::output::Output;
 use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack, wants_guard};
 use super::pantry::{Pantry, Reader, Writer};
 use super::weights::Int8Weights;
@@ -233,9 +234,31 @@ pub(crate) struct Strip<'a> {
     /// For guarded weights that are not `widened`: the [`Kernel::tops`] of `input`.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the rule of one instruction set"))]
     pub tops: &'a [u8],
-    pub output: &'a mut [u8],
+    pub output: Output<'a>,
     pub pixels: Grid,
     pub after: After<'a>,
+}
+
+/// Which blocks of output channels are computed.
+pub(crate) struct Blocks {
+    pub range: Range<usize>,
+    /// The call before was for the same rows of the same input, and scratch is as it left it.
+    pub again: bool,
+}
+
+/// Where a call writes, and the residual that it adds.
+struct Target<'a> {
+    output: Output<'a>,
+    /// Of the whole tensor's bytes, the first of `output`.
+    base: usize,
+    /// `None`: there is none, or the output holds it.
+    residual: Option<&'a [u8]>,
+}
+
+impl Target<'_> {
+    fn reborrow(&mut self) -> Target<'_> {
+        Target { output: self.output.reborrow(), ..*self }
+    }
 }
 
 /// What becomes of the sums.
@@ -361,6 +384,7 @@ enum Body {
 pub struct Conv {
     isa: Isa,
     body: Body,
+    by_channels: bool,
     input: Layout,
     output: Layout,
     kernel_rows: usize,
@@ -374,6 +398,12 @@ pub struct Conv {
     /// Made by [`Conv::prepare_sums`].
     sums: bool,
     macs: u64,
+}
+
+/// Whether threads do better with blocks of output channels than with rows: these are so few that shares differ, and reading the others'
+/// inputs costs less than reading all of the weights.
+fn by_channels(params: &ConvParams, weight_bytes: usize) -> bool {
+    params.output.height == 1 || params.output.height < 16 && weight_bytes > 4 * params.input.bytes()
 }
 
 /// Input elements of a chunk: with the widened copy they fill half of a small board's second-level cache.
@@ -426,8 +456,14 @@ impl Conv {
         let kernel_rows = (params.kernel[0] - 1) * params.dilation[0] + 1;
         let row = params.input.row_stride();
         let rows = (CHUNK_ELEMENTS / row).saturating_sub(kernel_rows) / params.stride[0] + 1;
+        let by_channels = match &body {
+            Body::Dense(dense) => dense.blocks().len() > 1 && by_channels(params, body.weight_bytes()),
+            Body::Winograd(wg) => wg.by_channels(),
+            Body::Depthwise(_) => false,
+        };
         Conv {
             isa,
+            by_channels,
             body,
             input: params.input,
             output: params.output,
@@ -457,18 +493,49 @@ impl Conv {
         self.macs
     }
 
-    /// Least output rows that are done together without doing work twice.
+    /// Whether threads better divide it by blocks of output channels than by rows: each then reads all of the input, but only its own
+    /// weights.
+    pub fn by_channels(&self) -> bool {
+        self.by_channels
+    }
+
+    /// Blocks of output channels.
+    pub fn blocks(&self) -> usize {
+        match &self.body {
+            Body::Dense(dense) => dense.blocks().len(),
+            Body::Winograd(wg) => wg.blocks.len(),
+            Body::Depthwise(_) => 1,
+        }
+    }
+
+    /// The output channels of blocks `blocks`.
+    fn channels(&self, blocks: &Range<usize>) -> Range<usize> {
+        let of = |index: usize| match &self.body {
+            Body::Dense(dense) => (dense.blocks()[index].channel, dense.blocks()[index].columns),
+            Body::Winograd(wg) => (wg.blocks[index].channel, wg.blocks[index].columns),
+            Body::Depthwise(_) => (0, self.output.channels),
+        };
+        let (last, columns) = of(blocks.end - 1);
+        of(blocks.start).0..last + columns
+    }
+
+    /// Where the result of blocks `blocks` lies.
+    pub fn slice(&self, blocks: Range<usize>) -> Layout {
+        self.output.channel_slice(self.channels(&blocks))
+    }
+
+    /// Least output rows, or blocks where it goes by channels, that are done together without doing work twice.
     pub fn grain(&self) -> usize {
-        if matches!(self.body, Body::Winograd(_)) { super::winograd::TILE } else { 1 }
+        match &self.body {
+            Body::Winograd(wg) if self.by_channels() => wg.grain(),
+            Body::Winograd(_) => super::winograd::TILE,
+            _ => 1,
+        }
     }
 
     /// Bytes of packed weights.
     pub fn weight_bytes(&self) -> usize {
-        match &self.body {
-            Body::Dense(dense) => dense.blocks().iter().map(Block::bytes).sum(),
-            Body::Depthwise(dw) => dw.bytes(),
-            Body::Winograd(wg) => wg.bytes(),
-        }
+        self.body.weight_bytes()
     }
 
     /// What runs, for reports: instruction set, kind, and for dense layers how many weights need 16-bit products, or do with inputs
@@ -489,6 +556,11 @@ impl Conv {
         }
     }
 
+    /// Placement of the input.
+    pub fn input(&self) -> &Layout {
+        &self.input
+    }
+
     /// Placement of the result.
     pub fn output(&self) -> &Layout {
         &self.output
@@ -500,10 +572,39 @@ impl Conv {
     pub fn run(&self, input: &[u8], output: &mut [u8], rows: Range<usize>, residual: Option<&[u8]>, scratch: &mut [u8]) {
         assert!(rows.start < rows.end && rows.end <= self.output.height, "rows {rows:?} of {}", self.output.height);
         assert!(input.len() >= self.input.bytes() && output.len() >= self.output.rows(rows.clone()).len());
-        let base = self.output.rows(rows.clone()).start;
-        with_kernel!(self.isa, k => self.run_on(k, input, (&mut *output, base), rows.clone(), residual, scratch));
-        let zero = self.residual.map_or(self.quant.zero_point, |(add, _)| add.output.zero_point);
-        self.output.fill_border(rows, output, store(zero));
+        match &self.body {
+            Body::Depthwise(dw) => with_kernel!(self.isa, k => k.depthwise(dw, input, output, rows.clone())),
+            _ => {
+                let to = Target { output: Output::from(&mut *output), base: self.output.rows(rows.clone()).start, residual };
+                with_kernel!(self.isa, k => self.run_on(k, input, to, rows.clone(), self.all_blocks(), scratch));
+            }
+        }
+        self.output.fill_border(rows, output, self.border_byte());
+    }
+
+    /// Computes the output channels of blocks in all rows, piece by piece; not for depthwise ones. `output` is the whole tensor, of which
+    /// the bytes of these channels are the caller's own ([`Conv::slice`]); the rest as in [`Conv::run`].
+    pub fn run_channels(
+        &self,
+        input: &[u8],
+        mut output: Output<'_>,
+        pieces: impl Iterator<Item = Range<usize>>,
+        residual: Option<&[u8]>,
+        scratch: &mut [u8],
+    ) {
+        assert!(input.len() >= self.input.bytes() && output.len() >= self.output.bytes());
+        let (rows, byte) = (0..self.output.height, self.border_byte());
+        for (number, blocks) in pieces.enumerate() {
+            assert!(blocks.start < blocks.end && blocks.end <= self.blocks(), "blocks {blocks:?} of {}", self.blocks());
+            let to = Target { output: output.reborrow(), base: 0, residual };
+            let which = Blocks { range: blocks.clone(), again: number > 0 };
+            with_kernel!(self.isa, k => self.run_on(k, input, to, rows.clone(), which, scratch));
+            self.slice(blocks).each_of_border(rows.clone(), |bytes| output.fill(bytes, byte));
+        }
+    }
+
+    fn border_byte(&self) -> u8 {
+        store(self.residual.map_or(self.quant.zero_point, |(add, _)| add.output.zero_point))
     }
 
     /// The sums of output rows `rows` themselves, bias included: `output` are their little-endian 32-bit numbers, dense
@@ -511,54 +612,39 @@ impl Conv {
     pub(crate) fn run_sums(&self, input: &[u8], output: &mut [u8], rows: Range<usize>, scratch: &mut [u8]) {
         assert!(self.sums && rows.start < rows.end && rows.end <= self.output.height, "rows {rows:?} of {}", self.output.height);
         assert!(input.len() >= self.input.bytes());
-        let base = self.sums_grid(rows.start, 0, 0).base;
-        with_kernel!(self.isa, k => self.run_on(k, input, (output, base), rows, None, scratch));
+        let to = Target { output: output.into(), base: self.sums_grid(rows.start, 0, 0).base, residual: None };
+        with_kernel!(self.isa, k => self.run_on(k, input, to, rows, self.all_blocks(), scratch));
     }
 
-    /// `output` is sliced at its second half.
+    fn all_blocks(&self) -> Blocks {
+        Blocks { range: 0..self.blocks(), again: false }
+    }
+
     #[inline(always)]
-    fn run_on<K: Kernel>(
-        &self,
-        kernel: K,
-        input: &[u8],
-        (output, base): (&mut [u8], usize),
-        rows: Range<usize>,
-        residual: Option<&[u8]>,
-        scratch: &mut [u8],
-    ) {
+    fn run_on<K: Kernel>(&self, kernel: K, input: &[u8], mut to: Target<'_>, rows: Range<usize>, blocks: Blocks, scratch: &mut [u8]) {
         let dense = match &self.body {
             Body::Dense(dense) => dense,
-            Body::Depthwise(dw) => return kernel.depthwise(dw, input, output, rows),
-            Body::Winograd(wg) => return kernel.winograd(wg, &mut self.job(input, output, rows, residual, scratch)),
+            Body::Winograd(wg) => return kernel.winograd(wg, &mut self.job(input, to, rows, blocks, scratch)),
+            Body::Depthwise(_) => unreachable!("has no blocks"),
         };
         for start in rows.clone().step_by(self.chunk) {
             let chunk = start..(start + self.chunk).min(rows.end);
             let window = self.window_rows(chunk.clone());
             let windows = self.windows(chunk, window.start);
             let forms = dense.forms(kernel, (&input[window.start..], window.len()), &windows, scratch);
-            for block in dense.blocks() {
-                let mut strip = self.strip(block, start, (&forms, windows), output, base, residual);
-                kernel.strip(&mut strip);
+            for block in &dense.blocks()[blocks.range.clone()] {
+                kernel.strip(&mut self.strip(block, start, (&forms, windows), to.reborrow()));
             }
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     #[inline(always)]
-    fn strip<'a>(
-        &'a self,
-        block: &'a Block,
-        row: usize,
-        (forms, windows): (&Forms<'a>, Windows),
-        output: &'a mut [u8],
-        output_base: usize,
-        residual: Option<&'a [u8]>,
-    ) -> Strip<'a> {
+    fn strip<'a>(&'a self, block: &'a Block, row: usize, (forms, windows): (&Forms<'a>, Windows), to: Target<'a>) -> Strip<'a> {
         let pixels = match self.sums {
-            true => self.sums_grid(row, block.channel, output_base),
-            false => Grid::of(&self.output, row, block.channel, output_base),
+            true => self.sums_grid(row, block.channel, to.base),
+            false => Grid::of(&self.output, row, block.channel, to.base),
         };
-        let after = match self.residual(residual, row, block.channel, output_base) {
+        let after = match self.residual(&to, row, block.channel) {
             _ if self.sums => After::Sums,
             None => After::Quantize(&self.quant),
             Some(residual) => After::Add(&self.quant, residual),
@@ -572,7 +658,7 @@ impl Conv {
             bytes: forms.bytes,
             widened: forms.widened && block.guard().is_some(),
             tops: forms.tops,
-            output,
+            output: to.output,
             pixels,
             after,
         }
@@ -591,33 +677,26 @@ impl Conv {
         Windows { height: rows.len(), width: self.output.width, grid: Grid { base, step_y: self.steps[0], step_x: self.steps[1] } }
     }
 
-    fn job<'a>(
-        &'a self,
-        input: &'a [u8],
-        output: &'a mut [u8],
-        rows: Range<usize>,
-        residual: Option<&'a [u8]>,
-        scratch: &'a mut [u8],
-    ) -> Job<'a> {
-        let output_base = self.output.rows(rows.clone()).start;
+    fn job<'a>(&'a self, input: &'a [u8], to: Target<'a>, rows: Range<usize>, blocks: Blocks, scratch: &'a mut [u8]) -> Job<'a> {
         let Windows { height, width, grid } = self.windows(rows.clone(), 0);
         Job {
             height,
             width,
             input,
             windows: grid,
-            output,
-            pixels: Grid::of(&self.output, rows.start, 0, output_base),
+            blocks,
+            pixels: Grid::of(&self.output, rows.start, 0, to.base),
             quant: &self.quant,
-            residual: self.residual(residual, rows.start, 0, output_base),
+            residual: self.residual(&to, rows.start, 0),
+            output: to.output,
             scratch,
         }
     }
 
     #[inline(always)]
-    fn residual<'a>(&'a self, bytes: Option<&'a [u8]>, row: usize, channel: usize, output_base: usize) -> Option<Residual<'a>> {
-        let sliced_at = if bytes.is_none() { output_base } else { 0 };
-        self.residual.as_ref().map(|(add, layout)| Residual { add, bytes, grid: Grid::of(layout, row, channel, sliced_at) })
+    fn residual<'a>(&'a self, to: &Target<'a>, row: usize, channel: usize) -> Option<Residual<'a>> {
+        let sliced_at = if to.residual.is_none() { to.base } else { 0 };
+        self.residual.as_ref().map(|(add, layout)| Residual { add, bytes: to.residual, grid: Grid::of(layout, row, channel, sliced_at) })
     }
 
     /// Input bytes that output rows `rows` read: whole rows and the slack behind.
@@ -634,6 +713,14 @@ const DENSE: u32 = 0;
 const WINOGRAD: u32 = 1;
 
 impl Body {
+    fn weight_bytes(&self) -> usize {
+        match self {
+            Body::Dense(dense) => dense.blocks().iter().map(Block::bytes).sum(),
+            Body::Depthwise(dw) => dw.bytes(),
+            Body::Winograd(wg) => wg.bytes(),
+        }
+    }
+
     fn put(&self, to: &mut Writer) {
         match self {
             Body::Dense(dense) => {

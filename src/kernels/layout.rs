@@ -106,30 +106,33 @@ impl Layout {
 
     /// Writes `byte` to the border that belongs to `rows`. `owned` are the bytes [`Layout::rows`] names.
     pub fn fill_border(&self, rows: Range<usize>, owned: &mut [u8], byte: u8) {
+        let base = self.rows(rows.clone()).start;
+        self.each_of_border(rows, |bytes| owned[bytes.start - base..bytes.end - base].fill(byte));
+    }
+
+    /// The bytes of our channels in the border that belongs to `rows`, run by run.
+    pub(super) fn each_of_border(&self, rows: Range<usize>, mut each: impl FnMut(Range<usize>)) {
         if self.border == Border::default() {
             return;
         }
-        let base = self.rows(rows.clone()).start;
         let (stride, full) = (self.row_stride(), self.border.left + self.width + self.border.right);
-        let mut fill = |row: usize, pixels: Range<usize>| {
-            let start = row * stride - base;
-            let bytes = &mut owned[start + pixels.start * self.pixel_stride..start + pixels.end * self.pixel_stride];
+        let mut row_of = |row: usize, pixels: Range<usize>| {
+            let at = |pixel: usize| row * stride + pixel * self.pixel_stride;
             if self.channels == self.pixel_stride {
-                bytes.fill(byte);
+                each(at(pixels.start)..at(pixels.end));
             } else {
-                let ours = self.first_channel..self.first_channel + self.channels;
-                bytes.chunks_exact_mut(self.pixel_stride).for_each(|pixel| pixel[ours.clone()].fill(byte));
+                pixels.for_each(|pixel| each(at(pixel) + self.first_channel..at(pixel) + self.first_channel + self.channels));
             }
         };
         if rows.start == 0 {
-            (0..self.border.top).for_each(|row| fill(row, 0..full));
+            (0..self.border.top).for_each(|row| row_of(row, 0..full));
         }
         for row in rows.clone() {
-            fill(self.border.top + row, 0..self.border.left);
-            fill(self.border.top + row, self.border.left + self.width..full);
+            row_of(self.border.top + row, 0..self.border.left);
+            row_of(self.border.top + row, self.border.left + self.width..full);
         }
         if rows.end == self.height {
-            (0..self.border.bottom).for_each(|row| fill(self.border.top + self.height + row, 0..full));
+            (0..self.border.bottom).for_each(|row| row_of(self.border.top + self.height + row, 0..full));
         }
     }
 

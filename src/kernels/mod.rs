@@ -2,7 +2,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `layout` | where an activation's bytes lie, borders and slack |
+//! | `layout`, `output` | where an activation's bytes lie, borders and slack; those that several threads write |
 //! | `requant` | the one definition of accumulator -> int8 |
 //! | `reference` | every operator in its plainest form: the specification and the oracle |
 //! | `weights` | weights as the model has them |
@@ -27,7 +27,8 @@
 //!   when a buffer is shorter than its [`Layout`] says: an error of the caller's, never of the model's.
 //! - Work is split by output rows; operators whose result is no image (`MatMul`, `Export`) name their `parts` and which bytes
 //!   each part owns. A call writes exactly the bytes [`Layout::rows`] names, border included, so threads that
-//!   own disjoint rows need no lock. `output` is that byte range; `input` is the whole tensor.
+//!   own disjoint rows need no lock. `output` is that byte range; `input` is the whole tensor. A convolution with more weights than
+//!   inputs is split by blocks of output channels instead ([`Conv::by_channels`]): a call writes those channels of every pixel.
 //! - Results are bit-equal to `reference` on every instruction set and for every split.
 //! - `scratch` is a buffer of the thread's own, at least `scratch_bytes()` long, contents irrelevant before and after.
 
@@ -48,6 +49,8 @@ mod guard;
 mod layer_norm;
 mod layout;
 mod matmul;
+#[allow(unsafe_code)]
+mod output;
 mod pack;
 #[allow(unsafe_code)]
 mod pairs;
@@ -97,6 +100,7 @@ pub use gather::{CopyInto, Gather};
 pub use layer_norm::{LayerNorm, LayerNormParams};
 pub use layout::{Border, Layout, SLACK};
 pub use matmul::{MatMul, MatMulParams, Matrices};
+pub use output::Output;
 pub use pantry::{Pantry, Reader, Writer};
 pub use pool::{Pool, PoolKind, PoolParams};
 pub use requant::{AddQuant, MulQuant, OutputQuant, check_multiplier, check_scale, round};

@@ -58,15 +58,16 @@ fn emit(strip: &mut Strip<'_>, acc: [i32; LANES], y: usize, x: usize) {
         let value = match &strip.after {
             After::Quantize(quant) => quant.finish(scaled),
             After::Add(quant, residual) => {
-                let other = residual.bytes.unwrap_or(strip.output)[residual.grid.at(y, x) + column];
+                let at = residual.grid.at(y, x) + column;
+                let other = residual.bytes.map_or_else(|| strip.output.get(at), |bytes| bytes[at]);
                 residual.add.apply(quant.finish(scaled), load(other))
             }
             After::Sums => {
-                strip.output[to + 4 * column..][..4].copy_from_slice(&acc[lane].to_le_bytes());
+                strip.output.put(to + 4 * column, &acc[lane].to_le_bytes());
                 continue;
             }
         };
-        strip.output[to + column] = store(value);
+        strip.output.put(to + column, &[store(value)]);
     }
 }
 

@@ -106,6 +106,13 @@ pub(super) struct ConvCase {
     residual: Option<Vec<i8>>,
 }
 
+/// Where a run is cut in two.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    Rows(usize),
+    Blocks(usize),
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     Pointwise,
@@ -203,9 +210,9 @@ impl ConvCase {
         }
     }
 
-    /// Runs in row ranges cut at `cut`, with every byte that the kernel must not touch set to a canary. `kept`: with weights as a later
-    /// start takes them.
-    fn run(&self, isa: Isa, cut: usize, in_place: bool, kept: bool) -> Vec<i8> {
+    /// Runs in row ranges, or in ranges of blocks of output channels, with every byte that the kernel must not touch set to a canary.
+    /// `kept`: with weights as a later start takes them.
+    fn run(&self, isa: Isa, cut: Cut, in_place: bool, kept: bool) -> Vec<i8> {
         let mut params = self.params.clone();
         if let (Some((_, layout)), true) = (&mut params.residual, in_place) {
             *layout = params.output;
@@ -223,10 +230,14 @@ impl ConvCase {
             output.copy_from_slice(other);
         }
         let mut scratch = vec![0xFF; conv.scratch_bytes()];
-        for rows in [0..cut, cut..params.output.height].into_iter().filter(|r| !r.is_empty()) {
-            let owned = params.output.rows(rows.clone());
-            let residual = other.as_deref().filter(|_| !in_place);
-            conv.run(&input, &mut output[owned], rows, residual, &mut scratch);
+        let residual = other.as_deref().filter(|_| !in_place);
+        let two = |at: usize, all: usize| [0..at.min(all), at.min(all)..all].into_iter().filter(|range| !range.is_empty());
+        match cut {
+            Cut::Rows(at) => two(at, params.output.height)
+                .for_each(|rows| conv.run(&input, &mut output[params.output.rows(rows.clone())], rows, residual, &mut scratch)),
+            Cut::Blocks(at) => {
+                conv.run_channels(&input, output.as_mut_slice().into(), two(at, conv.blocks()), residual, &mut scratch);
+            }
         }
         let zero = params.residual.map_or(params.quant.zero_point, |(add, _)| add.output.zero_point);
         check_surroundings(&params.output, &output, zero, if in_place && other.is_some() { None } else { Some(0x5A) });
@@ -297,9 +308,11 @@ fn every_convolution_equals_the_reference() {
             let case = ConvCase::random(&mut random, kind);
             let expected = case.expected();
             for isa in Isa::supported() {
+                let by_blocks = !case.params.is_depthwise() && random.chance(3);
                 let cut = random.range(0..case.params.output.height + 1);
+                let cut = if by_blocks { Cut::Blocks(random.range(0..4)) } else { Cut::Rows(cut) };
                 let found = case.run(isa, cut, case.residual.is_some() && random.chance(2), random.chance(2));
-                assert!(found == expected, "{} {kind:?} seed {seed} cut {cut}\n{:?}", isa.name(), case.params);
+                assert!(found == expected, "{} {kind:?} seed {seed} {cut:?}\n{:?}", isa.name(), case.params);
             }
         }
     }
@@ -331,7 +344,7 @@ fn rows_larger_than_a_chunk_and_deep_sums_equal_the_reference() {
         let expected = case.expected();
         Isa::supported()
             .into_iter()
-            .for_each(|isa| assert!(case.run(isa, 3, false, true) == expected, "{} {width} {channels}", isa.name()));
+            .for_each(|isa| assert!(case.run(isa, Cut::Rows(3), false, true) == expected, "{} {width} {channels}", isa.name()));
     }
 }
 
@@ -378,7 +391,7 @@ fn guarded_weights_equal_the_reference_however_many_products_saturate() {
         for isa in Isa::supported() {
             let guarded = Conv::prepare(isa, &case.params).unwrap().describe().ends_with("guarded");
             assert_eq!(guarded, isa.name() == "avx2", "{} {channels}", isa.name());
-            assert!(case.run(isa, 2, random.chance(2), random.chance(2)) == expected, "{} {channels} {large}", isa.name());
+            assert!(case.run(isa, Cut::Rows(2), random.chance(2), random.chance(2)) == expected, "{} {channels} {large}", isa.name());
         }
     }
 }
@@ -426,7 +439,7 @@ fn requantization_equals_the_reference_at_its_edges() {
         let expected = case.expected();
         Isa::supported()
             .into_iter()
-            .for_each(|isa| assert!(case.run(isa, 1, false, false) == expected, "{} {:?}", isa.name(), case.params));
+            .for_each(|isa| assert!(case.run(isa, Cut::Rows(1), false, false) == expected, "{} {:?}", isa.name(), case.params));
     }
 }
 

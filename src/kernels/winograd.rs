@@ -23,7 +23,8 @@
 //! `U` is eight times as many bytes as the weights. Where it is large it comes from memory in every run, so there the weights are kept as
 //! they are, and become `U` when a batch of tiles meets them, a [`SLICE`] of the input channels at a time.
 
-use super::conv::{ConvParams, Grid, Residual, taps_first};
+use super::conv::{Blocks, ConvParams, Grid, Residual, taps_first};
+use super::output::Output;
 use super::pack::{Columns, GROUP, LANES, Style, folded_bias, is_loud};
 use super::pantry::{Reader, Writer};
 use super::stored::Aligned;
@@ -49,7 +50,7 @@ pub(crate) const DEPTH: usize = 16;
 /// Transformed input of a batch: at most this much, so that it stays in the second-level cache.
 const BATCH_BYTES: usize = 320 << 10;
 /// Tiles of a batch, at most.
-const BATCH: usize = 24;
+const BATCH: usize = 28;
 /// Keeps the positions of a tile out of each other's cache sets.
 const SPREAD: usize = 64;
 /// Taps of a filter.
@@ -72,7 +73,8 @@ pub(crate) struct Winograd {
     pub weights: Weights,
     /// Of every group of input channels, for the dense loop.
     pub offsets: Vec<u32>,
-    /// Tiles that are transformed, then multiplied.
+    /// Tiles of the whole output, and those that are transformed, then multiplied.
+    pub tiles: usize,
     pub batch: usize,
 }
 
@@ -102,7 +104,8 @@ pub(crate) struct Job<'a> {
     pub width: usize,
     pub input: &'a [u8],
     pub windows: Grid,
-    pub output: &'a mut [u8],
+    pub blocks: Blocks,
+    pub output: Output<'a>,
     pub pixels: Grid,
     pub quant: &'a OutputQuant,
     pub residual: Option<Residual<'a>>,
@@ -140,12 +143,11 @@ impl Winograd {
     fn new(params: &ConvParams, blocks: Vec<Outputs>, weights: Weights) -> Winograd {
         let (depth, tiles) = (params.input.channels, tiles(params));
         let batch = (BATCH_BYTES / (POSITIONS * depth * 2)).clamp(1, BATCH).min(tiles);
-        Winograd { depth, blocks, weights, offsets: (0..depth as u32).step_by(GROUP).collect(), batch }
+        Winograd { depth, blocks, weights, offsets: (0..depth as u32).step_by(GROUP).collect(), tiles, batch }
     }
 
-    /// Costs are in multiplications of the dense loop at 16 bits. Transforms cost about 160 an input channel and 280 an output channel
-    /// of a tile; weights are read from a far cache, at about three multiplications a byte, or transformed for about as much as three tiles
-    /// more. Unit tests take this form wherever it applies, so that small cases cover it.
+    /// Costs are in multiplications of the dense loop at 16 bits. Transforms cost [`INPUT_COST`] an input channel and about 280 an output
+    /// channel of a tile. Unit tests take this form wherever it applies, so that small cases cover it.
     fn suits(wide_cost: usize, params: &ConvParams) -> bool {
         let shape = params.kernel == [3, 3] && params.stride == [1, 1] && params.dilation == [1, 1] && params.groups == 1;
         let (depth, channels) = (params.input.channels, params.output.channels);
@@ -154,10 +156,21 @@ impl Winograd {
         }
         let pixels = params.output.height * params.output.width;
         let tiles = tiles(params);
-        let weights = if is_large(params) { 3 } else { 6 };
-        let products = POSITIONS * (tiles + weights) * depth * channels.next_multiple_of(LANES);
-        let transforms = tiles * (160 * depth + 280 * channels);
+        let products = POSITIONS * (tiles + weight_cost(is_large(params))) * depth * channels.next_multiple_of(LANES);
+        let transforms = tiles * (INPUT_COST * depth + 280 * channels);
         cfg!(test) || (wide_cost * (products + transforms)) as f64 * 1.3 < (9 * pixels * depth * channels) as f64
+    }
+
+    /// Whether threads that share the weights do more work twice than those that share the input.
+    pub fn by_channels(&self) -> bool {
+        let lanes = self.blocks.len() * LANES;
+        self.blocks.len() > 1 && INPUT_COST * self.tiles < POSITIONS * weight_cost(matches!(self.weights, Weights::Taps(_))) * lanes
+    }
+
+    /// Least blocks that are done together: where tiles make several batches, each time anew, transforming them is a twentieth of the work
+    /// then.
+    pub fn grain(&self) -> usize {
+        if self.batch < self.tiles { 4 } else { 1 }
     }
 
     /// Bytes of the packed weights.
@@ -185,7 +198,7 @@ impl Winograd {
         let window = 2 * job.windows.step_y + 2 * job.windows.step_x + self.depth;
         assert!(job.height > 0 && job.width > 0);
         assert!(job.windows.last(job.height, job.width) + window <= job.input.len());
-        let channels = self.blocks.last().map_or(0, |b| b.channel + b.columns);
+        let channels = self.blocks[job.blocks.range.clone()].last().map_or(0, |b| b.channel + b.columns);
         assert!(job.pixels.last(job.height, job.width) + channels <= job.output.len());
         if let Some(residual) = &job.residual {
             let bytes = residual.bytes.map_or(job.output.len(), <[u8]>::len);
@@ -231,6 +244,14 @@ impl Weights {
         let weights = from.take::<i16>()?;
         (weights.as_slice().len() == POSITIONS * filters(params)).then_some(Weights::Transformed(weights))
     }
+}
+
+/// What the transform of an input channel of a tile costs.
+const INPUT_COST: usize = 160;
+
+/// Weights cost as much as so many tiles more: they are read from a far cache, at about three multiplications a byte, or transformed.
+const fn weight_cost(transformed: bool) -> usize {
+    if transformed { 3 } else { 6 }
 }
 
 /// Tiles of the whole output.
