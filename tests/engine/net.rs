@@ -142,6 +142,19 @@ impl Net {
         name
     }
 
+    fn quantized_constant(&mut self, shape: &[usize], ty: Type) -> String {
+        let bytes: Vec<u8> = (0..shape.iter().product()).map(|_| self.dice.below(256) as u8).collect();
+        let signed: Vec<i8> = bytes.iter().map(|&b| b as i8).collect();
+        let name = self.fresh("k");
+        self.constant(if ty.unsigned { u8s(&name, &dims(shape), &bytes) } else { i8s(&name, &dims(shape), &signed) })
+    }
+
+    fn real_constant(&mut self, quantized: &str, ty: Type) -> String {
+        let ([scale, zero], real) = (self.parameters(ty), self.fresh("kf"));
+        self.add("DequantizeLinear", &[quantized, &scale, &zero], &real);
+        real
+    }
+
     fn ints(&mut self, values: &[i64]) -> String {
         let name = self.fresh("ints");
         self.constant(i64s(&name, &[values.len() as i64], values))
@@ -681,12 +694,8 @@ impl Net {
             None => {
                 let from = self.dice.below(rank);
                 let of: Vec<usize> = shape[from..].iter().map(|&d| if self.dice.coin() { d } else { 1 }).collect();
-                let bytes: Vec<u8> = (0..of.iter().product()).map(|_| self.dice.below(256) as u8).collect();
-                let (name, real, [scale, zero]) = (self.fresh("k"), self.fresh("kf"), self.parameters(ty));
-                let signed: Vec<i8> = bytes.iter().map(|&b| b as i8).collect();
-                self.constant(if ty.unsigned { u8s(&name, &dims(&of), &bytes) } else { i8s(&name, &dims(&of), &signed) });
-                self.add("DequantizeLinear", &[&name, &scale, &zero], &real);
-                real
+                let name = self.quantized_constant(&of, ty);
+                self.real_constant(&name, ty)
             }
         };
         let (x, name, op, to) = (self.real(a), self.fresh("a"), ["Add", "Sub", "Mul"][self.dice.below(3)], self.some_type());
@@ -708,18 +717,33 @@ impl Net {
         let ty = if self.dice.coin() { self.values[a].ty } else { self.some_type() };
         let mut output = shape.clone();
         output[axis] = parts.iter().map(|&p| self.values[p].shape[axis]).sum();
+        let mut constant = None;
+        if self.dice.one_in(3) {
+            let mut part = shape.clone();
+            part[axis] = 1 + self.dice.below(2);
+            output[axis] += part[axis];
+            let (ty, place) = (if self.dice.coin() { ty } else { self.some_type() }, self.dice.below(parts.len() + 1));
+            constant = Some((self.quantized_constant(&part, ty), ty, place));
+        }
         if output.iter().product::<usize>() > LARGEST {
             return None;
         }
         let axis = if self.dice.coin() { axis as i64 } else { axis as i64 - rank as i64 };
         if self.dice.one_in(3) {
-            let mut inputs = self.parameters(ty).to_vec();
-            parts.iter().for_each(|&p| inputs.extend(self.with_parameters(p)));
+            let mut each: Vec<Vec<String>> = parts.iter().map(|&p| self.with_parameters(p)).collect();
+            if let Some((name, ty, place)) = constant {
+                let [scale, zero] = self.parameters(ty);
+                each.insert(place, vec![name, scale, zero]);
+            }
+            let inputs = [self.parameters(ty).to_vec(), each.concat()].concat();
             self.native("QLinearConcat", &inputs, &output, ty);
             self.change(|n| microsoft(with_int(n, "axis", axis)));
             return Some(());
         }
-        let (inputs, name) = (parts.iter().map(|&p| self.real(p)).collect::<Vec<_>>(), self.fresh("j"));
+        let (mut inputs, name) = (parts.iter().map(|&p| self.real(p)).collect::<Vec<_>>(), self.fresh("j"));
+        if let Some((constant, ty, place)) = constant {
+            inputs.insert(place, self.real_constant(&constant, ty));
+        }
         self.add("Concat", &inputs.iter().map(String::as_str).collect::<Vec<_>>(), &name);
         self.change(|n| with_int(n, "axis", axis));
         self.quantize(&name, &output, ty);

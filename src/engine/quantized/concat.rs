@@ -1,4 +1,4 @@
-//! Concatenation: each part at its own scale, all brought to the output's.
+//! Concatenation: each part, of which some may be constant, at its own scale, all brought to the output's.
 
 use super::table::Table;
 use super::{Array, Behaviour, Kind, Operator, QuantizedType, Recognized, axis};
@@ -18,7 +18,7 @@ pub struct Concat {
 /// A `Concat` of quantized activations that is then quantized.
 pub fn recognize(context: &Context, real: &str, _: QuantizedType) -> Option<Recognized> {
     let node = context.index.producer(real).filter(|n| n.op_type == "Concat" && !n.input.is_empty())?;
-    let inputs: Option<Vec<_>> = (0..node.input.len()).map(|slot| context.source(input(node, slot)?)).collect();
+    let inputs: Option<Vec<_>> = (0..node.input.len()).map(|slot| context.operand(input(node, slot)?)).collect();
     let axis = attribute::find(node, "axis")?.i;
     Some(Recognized { kind: Kind::Concat(Concat { axis }), inputs: inputs?, weights: None })
 }
@@ -28,10 +28,7 @@ pub fn native(context: &Context, node: &NodeProto) -> Option<(Recognized, Quanti
     if node.op_type != "QLinearConcat" || node.input.len() < 5 || node.input.len() % 3 != 2 {
         return None;
     }
-    let part = |slot: usize| {
-        let name = input(node, slot).filter(|name| context.index.constant(name).is_none())?;
-        Some((name.to_string(), context.parameters(node, slot + 1)?))
-    };
+    let part = |slot: usize| Some((input(node, slot)?.to_string(), context.parameters(node, slot + 1)?));
     let inputs: Option<Vec<_>> = (2..node.input.len()).step_by(3).map(part).collect();
     let kind = Kind::Concat(Concat { axis: attribute::find(node, "axis")?.i });
     Some((Recognized { kind, inputs: inputs?, weights: None }, context.parameters(node, 0)?))
