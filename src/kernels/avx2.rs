@@ -22,6 +22,7 @@ use super::conv::{After, Kernel, Residual, Strip};
 use super::depthwise::Depthwise;
 use super::pack::{GROUP, LANES, NarrowRule, Style, Weights};
 use super::portable::Portable;
+use super::rows::Runs;
 use super::winograd::{Job, Winograd};
 use super::{AddQuant, OutputQuant, store};
 use guard::Ceilings;
@@ -73,23 +74,19 @@ impl Kernel for Avx2 {
         unsafe { guard::halves(bytes, wide) }
     }
 
-    fn add(self, quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
+    fn add(self, quant: &AddQuant, runs: &Runs<3>, a: &[u8], b: &[u8], output: &mut [u8]) {
         if quant.is_loud() {
-            return Portable.add(quant, a, b, output);
+            return Portable.add(quant, runs, a, b, output);
         }
-        let whole = output.len() / 16 * 16;
-        assert!(a.len() == output.len() && b.len() == output.len());
+        assert!([a.len(), b.len(), output.len()] == [0, 1, 2].map(|tensor| runs.span(tensor)));
         // SAFETY: `self` proves AVX2; the lengths were compared.
-        unsafe { elementwise::add_bytes(quant, &a[..whole], &b[..whole], &mut output[..whole]) };
-        Portable.add(quant, &a[whole..], &b[whole..], &mut output[whole..]);
+        unsafe { elementwise::add_runs(quant, runs, a, b, output) };
     }
 
-    fn table(self, table: &[u8; 256], input: Option<&[u8]>, output: &mut [u8]) {
-        let whole = output.len() / 32 * 32;
-        assert!(input.is_none_or(|input| input.len() == output.len()));
-        // SAFETY: `self` proves AVX2; the lengths were compared.
-        unsafe { elementwise::look_up(table, input.map(|input| &input[..whole]), &mut output[..whole]) };
-        Portable.table(table, input.map(|input| &input[whole..]), &mut output[whole..]);
+    fn table(self, table: &[u8; 256], runs: &Runs<2>, input: Option<&[u8]>, output: &mut [u8]) {
+        assert!(input.is_none_or(|input| input.len() == runs.span(0)) && output.len() == runs.span(1));
+        // SAFETY: `self` proves AVX2; the lengths were compared, and in place there is one.
+        unsafe { elementwise::look_up(table, runs, input, output) };
     }
 
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {

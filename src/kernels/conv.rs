@@ -9,6 +9,7 @@ use super::guard::CHUNK;
 use super::output::Output;
 use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack, wants_guard};
 use super::pantry::{Pantry, Reader, Writer};
+use super::rows::Runs;
 use super::weights::Int8Weights;
 use super::winograd::{Job, Winograd};
 use super::{AddQuant, Error, Isa, Layout, OutputQuant, SLACK, check_multiplier, load, store, with_kernel};
@@ -347,19 +348,23 @@ pub(crate) trait Kernel: Copy {
     fn halves(self, _bytes: &[u8], _wide: &mut [u8]) {
         unreachable!("no block is guarded");
     }
-    /// The sum of two quantized tensors; three slices of one length.
+    /// The sum of two quantized tensors; three slices that span `runs`.
     #[inline(always)]
-    fn add(self, quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
-        for ((out, &a), &b) in output.iter_mut().zip(a).zip(b) {
-            *out = store(quant.apply(load(a), load(b)));
+    fn add(self, quant: &AddQuant, runs: &Runs<3>, a: &[u8], b: &[u8], output: &mut [u8]) {
+        for [from_a, from_b, to] in runs.iter() {
+            for ((out, &a), &b) in output[to].iter_mut().zip(&a[from_a]).zip(&b[from_b]) {
+                *out = store(quant.apply(load(a), load(b)));
+            }
         }
     }
-    /// `table[byte]` for each byte of `input`, or of `output` itself; slices of one length.
+    /// `table[byte]` for each byte of `input`, or of `output` itself; slices that span `runs`.
     #[inline(always)]
-    fn table(self, table: &[u8; 256], input: Option<&[u8]>, output: &mut [u8]) {
-        match input {
-            Some(input) => output.iter_mut().zip(input).for_each(|(out, &byte)| *out = table[usize::from(byte)]),
-            None => output.iter_mut().for_each(|byte| *byte = table[usize::from(*byte)]),
+    fn table(self, table: &[u8; 256], runs: &Runs<2>, input: Option<&[u8]>, output: &mut [u8]) {
+        for [from, to] in runs.iter() {
+            match input {
+                Some(input) => output[to].iter_mut().zip(&input[from]).for_each(|(out, &byte)| *out = table[usize::from(byte)]),
+                None => output[to].iter_mut().for_each(|byte| *byte = table[usize::from(*byte)]),
+            }
         }
     }
     /// Rows `rows` of a depthwise convolution. `output` are the bytes those rows own.

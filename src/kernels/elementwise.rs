@@ -1,7 +1,7 @@
 //! Operators that look at one element at a time: the sum of two tensors, and any function of one value as a table.
 
 use super::conv::Kernel;
-use super::rows::{each_run, run_length, same_shape};
+use super::rows::{Runs, check_rows, same_shape};
 use super::{AddQuant, Error, Isa, Layout, load, store, with_kernel};
 use std::ops::Range;
 
@@ -36,14 +36,11 @@ impl Add {
     /// Computes output rows `rows`; buffers as in the module's contract.
     pub fn run(&self, a: &[u8], b: &[u8], output: &mut [u8], rows: Range<usize>) {
         let base = self.output.rows(rows.clone()).start;
-        let count = run_length(&[&self.a, &self.b, &self.output]);
+        let runs = Runs::of([&self.a, &self.b, &self.output]);
         for y in rows.clone() {
-            for x in (0..self.output.width).step_by(count) {
-                let length = count * self.output.channels;
-                let to = self.output.offset(y, x) - base;
-                let (a, b) = (&a[self.a.offset(y, x)..][..length], &b[self.b.offset(y, x)..][..length]);
-                with_kernel!(self.isa, k => k.add(&self.quant, a, b, &mut output[to..to + length]));
-            }
+            let (a, b) = (&a[self.a.offset(y, 0)..][..runs.span(0)], &b[self.b.offset(y, 0)..][..runs.span(1)]);
+            let output = &mut output[self.output.offset(y, 0) - base..][..runs.span(2)];
+            with_kernel!(self.isa, k => k.add(&self.quant, &runs, a, b, output));
         }
         self.output.fill_border(rows, output, store(self.quant.output.zero_point));
     }
@@ -81,10 +78,14 @@ impl Table {
     /// Computes output rows `rows`; `input` is `None` where it lies in the output's own place.
     pub fn run(&self, input: Option<&[u8]>, output: &mut [u8], rows: Range<usize>) {
         assert!(input.is_some() || self.input == self.output, "in place needs one layout");
-        each_run(&self.input, &self.output, output, rows.clone(), |from, out| {
-            let from = input.map(|input| &input[from..from + out.len()]);
-            with_kernel!(self.isa, k => k.table(&self.bytes, from, out));
-        });
+        check_rows(&self.output, output, &rows);
+        let base = self.output.rows(rows.clone()).start;
+        let runs = Runs::of([&self.input, &self.output]);
+        for y in rows.clone() {
+            let input = input.map(|input| &input[self.input.offset(y, 0)..][..runs.span(0)]);
+            let output = &mut output[self.output.offset(y, 0) - base..][..runs.span(1)];
+            with_kernel!(self.isa, k => k.table(&self.bytes, &runs, input, output));
+        }
         self.output.fill_border(rows, output, self.border);
     }
 }

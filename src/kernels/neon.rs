@@ -9,16 +9,19 @@
 //!
 //! Wide: `SMLAL` on 16-bit pairs, with the same two partial sums. Depthwise: see [`depthwise`].
 
+use super::AddQuant;
 use super::conv::{After, Kernel, Residual, Strip};
 use super::cursor::{Cursor, Place};
 use super::depthwise::Depthwise;
 use super::groups::Run;
 use super::pack::{GROUP, LANES, NarrowRule, Style, Weights};
+use super::rows::Runs;
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 use std::ops::Range;
 
 mod depthwise;
+mod elementwise;
 mod epilogue;
 mod matrix;
 
@@ -82,6 +85,18 @@ impl Kernel for Neon {
         unsafe { widen_bytes(bytes, wide) }
     }
 
+    fn add(self, quant: &AddQuant, runs: &Runs<3>, a: &[u8], b: &[u8], output: &mut [u8]) {
+        assert!([a.len(), b.len(), output.len()] == [0, 1, 2].map(|tensor| runs.span(tensor)));
+        // SAFETY: `self` proves NEON; the lengths were compared.
+        unsafe { elementwise::add_runs(quant, runs, a, b, output) }
+    }
+
+    fn table(self, table: &[u8; 256], runs: &Runs<2>, input: Option<&[u8]>, output: &mut [u8]) {
+        assert!(input.is_none_or(|input| input.len() == runs.span(0)) && output.len() == runs.span(1));
+        // SAFETY: `self` proves NEON; the lengths were compared, and in place there is one.
+        unsafe { elementwise::look_up(table, runs, input, output) }
+    }
+
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
         dw.check(input, output, &rows);
         // SAFETY: `self` proves NEON; the buffers were checked.
@@ -106,6 +121,14 @@ impl Kernel for Dotprod {
 
     fn widen(self, bytes: &[u8], wide: &mut [u8]) {
         Neon(()).widen(bytes, wide);
+    }
+
+    fn add(self, quant: &AddQuant, runs: &Runs<3>, a: &[u8], b: &[u8], output: &mut [u8]) {
+        Neon(()).add(quant, runs, a, b, output);
+    }
+
+    fn table(self, table: &[u8; 256], runs: &Runs<2>, input: Option<&[u8]>, output: &mut [u8]) {
+        Neon(()).table(table, runs, input, output);
     }
 
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
@@ -142,6 +165,14 @@ impl Kernel for I8mm {
 
     fn widen(self, bytes: &[u8], wide: &mut [u8]) {
         self.0.widen(bytes, wide);
+    }
+
+    fn add(self, quant: &AddQuant, runs: &Runs<3>, a: &[u8], b: &[u8], output: &mut [u8]) {
+        self.0.add(quant, runs, a, b, output);
+    }
+
+    fn table(self, table: &[u8; 256], runs: &Runs<2>, input: Option<&[u8]>, output: &mut [u8]) {
+        self.0.table(table, runs, input, output);
     }
 
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {

@@ -10,6 +10,7 @@ use super::cursor::{Cursor, Place};
 use super::depthwise::Depthwise;
 use super::pack::{NarrowRule, Style, Weights};
 use super::portable::Portable;
+use super::rows::Runs;
 use std::ffi::c_ulong;
 use std::ops::Range;
 
@@ -73,15 +74,17 @@ impl Kernel for Neon32 {
         Portable.widen(&bytes[whole * 16..], &mut wide[whole * 32..]);
     }
 
-    fn add(self, quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
-        assert!(a.len() == output.len() && b.len() == output.len());
-        let whole = output.len() / EIGHT;
-        if whole > 0 {
-            // SAFETY: `self` proves NEON; the lengths were compared.
-            unsafe { bytes::add(&bytes::Sum::new(quant), a.as_ptr(), b.as_ptr(), output.as_mut_ptr(), whole) };
+    fn add(self, quant: &AddQuant, runs: &Runs<3>, a: &[u8], b: &[u8], output: &mut [u8]) {
+        let sum = bytes::Sum::new(quant);
+        let (whole, rest) = (runs.length / EIGHT, runs.length % EIGHT);
+        for [from_a, from_b, to] in runs.iter().filter(|_| whole > 0) {
+            let (a, b, output) = (&a[from_a], &b[from_b], &mut output[to]);
+            // SAFETY: `self` proves NEON; runs are of one length.
+            unsafe { bytes::add(&sum, a.as_ptr(), b.as_ptr(), output.as_mut_ptr(), whole) };
         }
-        let rest = whole * EIGHT;
-        Portable.add(quant, &a[rest..], &b[rest..], &mut output[rest..]);
+        let ends = Runs { length: rest, ..*runs };
+        let at = whole * EIGHT;
+        Portable.add(quant, &ends, &a[at..], &b[at..], &mut output[at..]);
     }
 
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {

@@ -21,6 +21,35 @@ pub(crate) fn run_length(layouts: &[&Layout]) -> usize {
     if layouts.iter().all(|l| l.channels == l.pixel_stride) { layouts[0].width } else { 1 }
 }
 
+/// The pixels of a row in `N` tensors, as runs that are contiguous in each.
+#[derive(Clone, Copy)]
+pub(crate) struct Runs<const N: usize> {
+    pub count: usize,
+    /// Bytes of each run.
+    pub length: usize,
+    /// Bytes from a run to the next, in each tensor.
+    pub steps: [usize; N],
+}
+
+impl<const N: usize> Runs<N> {
+    /// Of any row of these layouts, which are of one shape.
+    pub fn of(layouts: [&Layout; N]) -> Runs<N> {
+        let pixels = run_length(&layouts);
+        let steps = layouts.map(|layout| pixels * layout.pixel_stride);
+        Runs { count: layouts[0].width / pixels, length: pixels * layouts[0].channels, steps }
+    }
+
+    /// Bytes of a tensor from the first run to the end of the last.
+    pub fn span(&self, tensor: usize) -> usize {
+        (self.count - 1) * self.steps[tensor] + self.length
+    }
+
+    /// Where each run lies, from the first.
+    pub fn iter(self) -> impl Iterator<Item = [Range<usize>; N]> {
+        (0..self.count).map(move |run| self.steps.map(|step| run * step..run * step + self.length))
+    }
+}
+
 /// Panics unless `rows` are some of the output's and `owned` is as long as the bytes that belong to them.
 pub(crate) fn check_rows(output: &Layout, owned: &[u8], rows: &Range<usize>) {
     assert!(rows.start < rows.end && rows.end <= output.height, "rows {rows:?} of {}", output.height);

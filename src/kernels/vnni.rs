@@ -16,6 +16,7 @@ use super::avx2::{Avx2, ByteProducts, dense, depthwise, winograd};
 use super::conv::{Kernel, Strip};
 use super::depthwise::Depthwise;
 use super::pack::{NarrowRule, Style};
+use super::rows::Runs;
 use super::winograd::{Job, Winograd};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -56,12 +57,12 @@ impl<const VEX: bool> Kernel for Vnni<VEX> {
         self.avx2.widen(bytes, wide);
     }
 
-    fn add(self, quant: &AddQuant, a: &[u8], b: &[u8], output: &mut [u8]) {
-        self.avx2.add(quant, a, b, output);
+    fn add(self, quant: &AddQuant, runs: &Runs<3>, a: &[u8], b: &[u8], output: &mut [u8]) {
+        self.avx2.add(quant, runs, a, b, output);
     }
 
-    fn table(self, table: &[u8; 256], input: Option<&[u8]>, output: &mut [u8]) {
-        self.avx2.table(table, input, output);
+    fn table(self, table: &[u8; 256], runs: &Runs<2>, input: Option<&[u8]>, output: &mut [u8]) {
+        self.avx2.table(table, runs, input, output);
     }
 
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>) {
