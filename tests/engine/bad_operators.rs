@@ -158,6 +158,11 @@ fn along_an_axis() {
         let gamma = f32s("g", &[length], &vec![1.0; length as usize]);
         refused(&["LayerNormalization"], &uint8_model(&IMAGE, vec![gamma], qdq(node("LayerNormalization", &["f", "g"], &["r"]))));
     }
+    for length in [IMAGE[1] - 1, IMAGE[1] + 1, 0] {
+        let factors = f32s("g", &[length], &vec![1.0; length as usize]);
+        let norm = node("BatchNormalization", &["f", "g", "g", "g", "g"], &["r"]);
+        refused(&["BatchNormalization to r"], &uint8_model(&IMAGE, vec![factors], qdq(norm)));
+    }
 }
 
 #[test]

@@ -947,15 +947,34 @@ impl Net {
         Some(())
     }
 
-    /// Softmax along any axis, or LayerNormalization along the last.
+    /// Softmax along any axis, LayerNormalization along the last, or BatchNormalization.
     fn along_an_axis(&mut self) -> Option<()> {
         let value = self.pick(|v| v.shape.len() >= 2)?;
         let shape = self.shape(value);
-        if self.dice.coin() {
-            let axis = if self.dice.coin() { shape.len() - 1 } else { self.dice.below(shape.len()) };
-            self.softmax(value, axis);
-            return Some(());
+        match self.dice.below(4) {
+            0 | 1 => {
+                let axis = if self.dice.coin() { shape.len() - 1 } else { self.dice.below(shape.len()) };
+                self.softmax(value, axis);
+            }
+            2 => self.layer_norm(value),
+            _ => self.batch_norm(value),
         }
+        Some(())
+    }
+
+    fn batch_norm(&mut self, value: usize) {
+        let (shape, ty, stem) = (self.shape(value), self.some_type(), self.fresh("b"));
+        let mut inputs = vec![self.real(value)];
+        for (name, low, high) in [("factor", -2.0, 2.0), ("shift", -1.0, 1.0), ("mean", -1.0, 1.0), ("variance", 0.1, 4.0)] {
+            let values: Vec<f32> = (0..shape[1]).map(|_| if self.dice.one_in(8) { 0.0 } else { self.dice.between(low, high) }).collect();
+            inputs.push(self.constant(f32s(&format!("{stem}{name}"), &[shape[1] as i64], &values)));
+        }
+        self.add("BatchNormalization", &inputs.iter().map(String::as_str).collect::<Vec<_>>(), &stem);
+        self.quantize_active(&stem, &shape, ty);
+    }
+
+    fn layer_norm(&mut self, value: usize) {
+        let shape = self.shape(value);
         let (ty, last, stem) = (self.some_type(), shape[shape.len() - 1], self.fresh("n"));
         let mut list = |name: &str, low: f32, high: f32| {
             let values: Vec<f32> = (0..last).map(|_| self.dice.between(low, high)).collect();
@@ -966,7 +985,6 @@ impl Net {
         let inputs = if self.dice.coin() { vec![x.as_str(), &gamma, &beta] } else { vec![x.as_str(), &gamma] };
         self.add("LayerNormalization", &inputs, &stem);
         self.quantize(&stem, &shape, ty);
-        Some(())
     }
 
     fn softmax(&mut self, value: usize, axis: usize) -> usize {

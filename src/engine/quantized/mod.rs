@@ -6,6 +6,7 @@
 //! plain evaluation on [`Array`]s that is the oracle, and which kernel it becomes. A new kind is one file and one line in
 //! [`Kind`].
 
+mod batch_norm;
 pub mod binary;
 mod concat;
 pub mod conv;
@@ -157,6 +158,7 @@ pub trait Behaviour {
 pub enum Kind {
     Conv(conv::Conv),
     ConvTranspose(conv_transpose::ConvTranspose),
+    BatchNorm(batch_norm::BatchNorm),
     Linear(linear::Linear),
     MatMul(matmul::MatMul),
     Binary(binary::Binary),
@@ -174,6 +176,7 @@ impl Kind {
         match self {
             Kind::Conv(conv::Conv { product, .. })
             | Kind::ConvTranspose(conv_transpose::ConvTranspose { product, .. })
+            | Kind::BatchNorm(batch_norm::BatchNorm { product, .. })
             | Kind::Linear(linear::Linear { product, .. }) => Some((&mut product.low, &mut product.high)),
             Kind::Binary(binary) => Some((&mut binary.low, &mut binary.high)),
             _ => None,
@@ -184,6 +187,7 @@ impl Kind {
         match self {
             Kind::Conv(k) => k,
             Kind::ConvTranspose(k) => k,
+            Kind::BatchNorm(k) => k,
             Kind::Linear(k) => k,
             Kind::MatMul(k) => k,
             Kind::Binary(k) => k,
@@ -227,6 +231,7 @@ pub fn recognize(context: &Context, real: &str, output: QuantizedType) -> Option
         table::recognize,
         conv::recognize,
         conv_transpose::recognize,
+        batch_norm::recognize,
         linear::recognize,
         matmul::recognize,
         binary::recognize,
