@@ -218,6 +218,7 @@ pub fn recognize(model: &mut ModelProto) -> Result<Absorbed, LoadCause> {
     let opset = model.opset_import.iter().find(|o| matches!(o.domain.as_str(), "" | "ai.onnx")).map_or(13, |o| o.version);
     let Some(graph) = model.graph.as_mut() else { return Ok(Absorbed::new()) };
     sink(graph);
+    rise(graph);
     let before: HashSet<String> = graph.node.iter().flat_map(|n| n.output.first().cloned()).collect();
     let mut context = Context { index: Index::new(graph), opset, types: HashMap::new() };
     let mut found: HashMap<String, Found> = HashMap::new();
@@ -413,6 +414,43 @@ fn sink(graph: &mut GraphProto) {
     }
     drop(index);
     graph.node = nodes;
+}
+
+/// Lets `QuantizeLinear` pass above the operators that only move elements and that it alone reads, for the same reason.
+fn rise(graph: &mut GraphProto) {
+    if graph.node.iter().any(|node| attribute::graphs(node).next().is_some()) {
+        return;
+    }
+    let index = Index::new(graph);
+    let numbers: HashMap<*const NodeProto, usize> = graph.node.iter().enumerate().map(|(i, node)| (std::ptr::from_ref(node), i)).collect();
+    let reader = |mover: &NodeProto| {
+        let [output] = &mover.output[..] else { return None };
+        let alone = !index.is_output(output) && input(mover, 0).is_some_and(|value| index.constant(value).is_none());
+        match index.consumers(output) {
+            &[(reader, 0)] if alone && moves(&mover.op_type) => numbers.get(&std::ptr::from_ref(reader)).copied(),
+            _ => None,
+        }
+    };
+    // Its parameters must be there wherever it comes to stand.
+    let parameters = |node: &NodeProto| [1, 2].iter().all(|&slot| input(node, slot).is_none_or(|value| index.is_initializer(value)));
+    let can_rise: Vec<bool> = graph
+        .node
+        .iter()
+        .map(|node| node.op_type == "QuantizeLinear" && parameters(node) && quantization::of_output(&index, node).is_some())
+        .collect();
+    let readers: Vec<Option<usize>> = graph.node.iter().map(reader).collect();
+    drop(index);
+    // From the end, so that it passes several in a row: it then stands where the mover stood, as the one before that expects.
+    let mut rises = can_rise;
+    for (at, reader) in readers.iter().enumerate().rev() {
+        let Some(reader) = reader.filter(|&reader| rises[reader]) else { continue };
+        let (mut mover, mut quantize) = (graph.node[at].clone(), graph.node[reader].clone());
+        let between = format!("{} quantized before", mover.output[0]);
+        mover.output = std::mem::replace(&mut quantize.output, vec![between.clone()]);
+        quantize.input[0] = std::mem::replace(&mut mover.input[0], between);
+        (graph.node[at], graph.node[reader]) = (quantize, mover);
+        (rises[at], rises[reader]) = (true, false);
+    }
 }
 
 /// What a person calls the operator that `node` becomes: the node before a `QuantizeLinear`, or before an activation between

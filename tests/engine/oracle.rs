@@ -3,12 +3,13 @@
 //! A failure prints the smallest list of genes that proptest finds, and the network they make. `PROPTEST_CASES` says how many
 //! networks are tried.
 
-use crate::build;
+use crate::build::{self, f32s, fixed, i64s, model, node, port, u8s, with_ints};
 use crate::net::{Dice, Gene, SINGLE, network};
-use jouled::engine::{Engine, Limits, Model, Session, read_output};
+use jouled::engine::{Engine, Limits, Model, RunsIn, Session, read_output};
 use jouled::tensor::Dtype;
 use proptest::prelude::*;
 use std::panic::catch_unwind;
+use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto};
 
 /// A line a node: operator, what it reads, what it makes, its attributes.
@@ -142,4 +143,27 @@ proptest! {
 fn networks_that_the_random_ones_found() {
     let found: [(u32, &[Gene]); 1] = [(1694, &[(178, 3_329_747_916), (198, 27_103_397), (114, 3_684_058_077), (32, 356_688_491)])];
     found.into_iter().for_each(|(seed, genes)| compare(&network(seed, genes)).unwrap());
+}
+
+/// A normalization, then operators that only move elements, then the quantization of what they moved.
+#[test]
+fn quantization_passes_above_what_moves_elements() {
+    let nodes = vec![
+        node("DequantizeLinear", &["x", "s", "z"], &["f"]),
+        node("LayerNormalization", &["f", "g"], &["n"]),
+        with_ints(node("Transpose", &["n"], &["t"]), "perm", &[0, 2, 1, 3]),
+        node("Reshape", &["t", "shape"], &["r"]),
+        node("QuantizeLinear", &["r", "s", "z"], &["y"]),
+    ];
+    let constants =
+        vec![f32s("s", &[], &[0.05]), u8s("z", &[], &[120]), f32s("g", &[4], &[1.0, 0.5, -1.0, 2.0]), i64s("shape", &[3], &[1, 3, 8])];
+    let [input, output] = [("x", &[1, 2, 3, 4][..]), ("y", &[1, 3, 8])].map(|(name, shape)| port(name, DataType::Uint8, &fixed(shape)));
+    let mut proto = model(vec![input], constants, nodes, vec![output]);
+    proto.opset_import[0].version = 17;
+    compare(&proto).unwrap();
+    compare_with_tract(&proto).unwrap();
+    let model = Model::from_bytes(&build::bytes(&proto), "net", &Limits::default()).unwrap();
+    let report = model.report();
+    let norm = report.nodes.iter().find(|n| n.op == "LayerNormalization").unwrap();
+    assert_eq!(norm.runs_in, RunsIn::Int8, "{report}");
 }
