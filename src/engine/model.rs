@@ -11,6 +11,7 @@ use super::report::{self, Report};
 use super::spread::Spread;
 use super::{native, recognize, tract};
 use crate::config::value::Size;
+use crate::heap;
 use crate::kernels::Pantry;
 use crate::tensor::Dtype;
 use prost::Message;
@@ -193,8 +194,7 @@ fn build(
     let draft = report::Draft::new(&proto);
     let (inputs, outputs) = boundary::settle(&mut proto)?;
     let absorbed = if engine == Engine::Tract { Default::default() } else { recognize::recognize(&mut proto)? };
-    let typed = tract::analyse(&proto, &outputs, limits)?;
-    drop(proto);
+    let typed = tract::analyse(proto, &outputs, limits)?;
     let (ports, shapes) = (typed.outputs.clone(), typed.shapes.clone());
     let outputs: Vec<Port> = ports.into_iter().map(|spec| Port { declared: spec.clone(), native: spec }).collect();
     let digest = hex(&digest.finalize());
@@ -206,6 +206,8 @@ fn build(
     let identity = report::Identity { name, file_bytes, digest: &digest };
     let report = draft.finish(&identity, &inputs, &outputs, &shapes, &*program);
     let model = Model(Arc::new(Inner { name: name.to_string(), digest, inputs, outputs, report, program }));
+    // What only loading took is gone: no inference need come on top of it.
+    heap::give_back();
     model.self_test().map_err(|e| LoadCause::SelfTest(e.0))?;
     Ok(Some(model))
 }

@@ -26,6 +26,7 @@ use lowering::Lowered;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use tract_onnx::Onnx;
+use tract_onnx::model::ParseResult;
 use tract_onnx::prelude::tract_itertools::Itertools;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_hir::infer::InferenceModelExt;
@@ -91,15 +92,18 @@ pub struct TractProgram {
 }
 
 /// Analyses a checked and settled model.
-pub fn analyse(model: &ModelProto, outputs: &[Output], limits: &Limits) -> Result<Typed, LoadCause> {
-    let understood = understand(model).map_err(|why| blame(model, why))?;
+pub fn analyse(model: ModelProto, outputs: &[Output], limits: &Limits) -> Result<Typed, LoadCause> {
+    let parsed = parse(&model).map_err(|why| blame(&model, why))?;
+    // tract has weights of its own now.
+    let hollow = Hollow::new(model);
+    let understood = infer_types(parsed).map_err(|why| blame(&hollow.filled(), why))?;
     no_panic(|| simplify(understood, outputs, limits)).unwrap_or_else(|panic| Err(LoadCause::Engine(panic)))
 }
 
 impl Typed {
     /// The model as steps of our own with islands of tract's between them.
     pub fn lower(self) -> Result<Lowered, String> {
-        no_panic(|| lowering::lower(&self.model)).and_then(|result| result.map_err(one_line))
+        no_panic(|| lowering::lower(self.model)).and_then(|result| result.map_err(one_line))
     }
 
     /// Bytes of each input.
@@ -132,16 +136,51 @@ fn refused(error: TractError) -> LoadCause {
 }
 
 /// A model in tract's own operators, with the shapes of the ONNX values.
-fn understand(model: &ModelProto) -> Result<(TypedModel, Shapes), String> {
-    let understand = || -> TractResult<_> {
+fn parse(model: &ModelProto) -> Result<ParseResult, String> {
+    let parse = || -> TractResult<_> {
         let parsed = ONNX.parse(model, None)?;
         ensure!(parsed.unresolved_inputs.is_empty(), "nothing makes {:?}", parsed.unresolved_inputs);
-        let mut inferred = parsed.model;
-        inferred.analyse(false)?;
-        let shapes = shapes(&inferred, &parsed.outlets_by_name);
-        Ok((inferred.into_typed()?, shapes))
+        Ok(parsed)
     };
-    no_panic(understand).and_then(|result| result.map_err(one_line))
+    no_panic(parse).and_then(|result| result.map_err(one_line))
+}
+
+fn infer_types(ParseResult { mut model, outlets_by_name, .. }: ParseResult) -> Result<(TypedModel, Shapes), String> {
+    let infer = || -> TractResult<_> {
+        model.analyse(false)?;
+        let shapes = shapes(&model, &outlets_by_name);
+        Ok((model.into_typed()?, shapes))
+    };
+    no_panic(infer).and_then(|result| result.map_err(one_line))
+}
+
+/// A model without the bytes of its large constants, of which errors need no more than the sizes.
+struct Hollow {
+    model: ModelProto,
+    /// Of each constant that lost its bytes: its number, and how many they were.
+    taken: Vec<(usize, usize)>,
+}
+
+impl Hollow {
+    /// Smaller constants stay: shapes and axes, on whose values it depends what a model means.
+    const LARGE: usize = 64 << 10;
+
+    fn new(mut model: ModelProto) -> Hollow {
+        let constants = model.graph.iter_mut().flat_map(|graph| &mut graph.initializer).enumerate();
+        let large = constants.filter(|(_, constant)| constant.raw_data.len() >= Hollow::LARGE);
+        let taken = large.map(|(number, constant)| (number, std::mem::take(&mut constant.raw_data).len())).collect();
+        Hollow { model, taken }
+    }
+
+    /// With zeros in place of what it lost.
+    fn filled(mut self) -> ModelProto {
+        for (number, bytes) in self.taken {
+            if let Some(constant) = self.model.graph.as_mut().and_then(|graph| graph.initializer.get_mut(number)) {
+                constant.raw_data = vec![0; bytes];
+            }
+        }
+        self.model
+    }
 }
 
 /// Names the node at which tract fails with `why`: the last of the shortest run of nodes from the start that fails, found by
@@ -160,7 +199,7 @@ fn blame(model: &ModelProto, why: String) -> LoadCause {
                 part.output = outputs.map(|name| ValueInfoProto { name: name.clone(), ..ValueInfoProto::default() }).collect();
             })
             .map(|()| &part)?;
-        understand(part).err()
+        parse(part).and_then(infer_types).err()
     };
     let (mut good, mut bad) = (0, graph.node.len());
     let mut found = None;

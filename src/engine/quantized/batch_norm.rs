@@ -64,7 +64,8 @@ fn in_integers(a: f64, b: f64, unit: f64) -> Option<(i8, f32, i32)> {
     let scale = (a.abs() / 127.0).max(b.abs() / unit / f64::from(1 << 22));
     let scale = if scale == 0.0 { 1.0 } else { scale } as f32;
     let wide = f64::from(scale);
-    SCALES.contains(&wide).then(|| ((a / wide).round_ties_even() as i8, scale, (b / (unit * wide)).round_ties_even() as i32))
+    let usable = a.is_finite() && b.is_finite() && SCALES.contains(&wide);
+    usable.then(|| ((a / wide).round_ties_even() as i8, scale, (b / (unit * wide)).round_ties_even() as i32))
 }
 
 impl BatchNorm {

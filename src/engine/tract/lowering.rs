@@ -23,10 +23,13 @@ pub struct Lowered {
 }
 
 /// Lowers a decluttered model.
-pub fn lower(model: &TypedModel) -> TractResult<Lowered> {
+pub fn lower(mut model: TypedModel) -> TractResult<Lowered> {
     let order = model.eval_order()?;
+    let constants = Constants::take_from(&mut model)?;
+    let model = &model;
     let mut walk = Walk {
         model,
+        constants,
         lowering: Lowering::default(),
         values: HashMap::new(),
         pending: Vec::new(),
@@ -59,8 +62,46 @@ fn shape(model: &TypedModel, outlet: OutletId) -> TractResult<Vec<usize>> {
     concrete(model.outlet_fact(outlet)?).context("a value has no fixed shape")
 }
 
+/// Constants that are still to be read. Each goes when its last reader has it, so that all weights never exist twice.
+struct Constants(HashMap<OutletId, (Arc<Tensor>, usize)>);
+
+impl Constants {
+    /// Leaves nodes without a value.
+    fn take_from(model: &mut TypedModel) -> TractResult<Constants> {
+        let mut constants = HashMap::new();
+        let nothing = Arc::new(Tensor::zero::<u8>(&[0])?);
+        let outputs = model.outputs.clone();
+        for node in model.nodes_mut().iter_mut().filter(|node| node.op_is::<Const>()) {
+            let outlet = OutletId::new(node.id, 0);
+            let output = node.outputs.first_mut().context("a constant without an output")?;
+            let readers = output.successors.len() + outputs.iter().filter(|o| **o == outlet).count();
+            let value = output.fact.konst.take().context("a constant without a value")?;
+            constants.insert(outlet, (value, readers));
+            node.op = Box::new(Const::new(nothing.clone())?);
+        }
+        Ok(Constants(constants))
+    }
+
+    fn get(&self, outlet: OutletId) -> Option<&Arc<Tensor>> {
+        self.0.get(&outlet).map(|(value, _)| value)
+    }
+
+    /// One reader of each of these has what it needs.
+    fn release(&mut self, inputs: &[OutletId]) {
+        for outlet in inputs {
+            if let Some((_, readers)) = self.0.get_mut(outlet) {
+                *readers -= 1;
+                if *readers == 0 {
+                    self.0.remove(outlet);
+                }
+            }
+        }
+    }
+}
+
 struct Walk<'m> {
     model: &'m TypedModel,
+    constants: Constants,
     lowering: Lowering,
     values: HashMap<OutletId, Value>,
     /// Nodes for the next island.
@@ -94,6 +135,7 @@ impl Walk<'_> {
             Some(value) => {
                 self.lowering.set_readers(value, self.readers(OutletId::new(id, 0)));
                 self.values.insert(OutletId::new(id, 0), value);
+                self.constants.release(&node.inputs);
             }
             None => self.pending.push(id),
         }
@@ -122,7 +164,7 @@ impl Walk<'_> {
         }
         let Some(value) = first else { return Ok(None) };
         if let Some(Ours(op)) = node.op_as::<DynamicallyQuantized>() {
-            let Some(weights) = &self.model.outlet_fact(node.inputs[1])?.konst else { return Ok(None) };
+            let Some(weights) = self.constants.get(node.inputs[1]) else { return Ok(None) };
             let (shape, weights) = (shape(self.model, node.inputs[0])?, to_array(weights)?);
             return Ok(op.lower(&mut self.lowering, value, &shape, &weights).ok());
         }
@@ -164,10 +206,8 @@ impl Walk<'_> {
 
     fn operand(&self, outlet: OutletId) -> TractResult<Operand> {
         let shape = shape(self.model, outlet)?;
-        let constant = match &self.model.outlet_fact(outlet)?.konst {
-            Some(tensor) if !self.values.contains_key(&outlet) => Some(Arc::new(to_array(tensor)?)),
-            _ => None,
-        };
+        let value = self.constants.get(outlet).filter(|_| !self.values.contains_key(&outlet));
+        let constant = value.map(|tensor| to_array(tensor)).transpose()?.map(Arc::new);
         Ok(Operand { value: self.values.get(&outlet).copied(), shape, constant })
     }
 
@@ -188,7 +228,7 @@ impl Walk<'_> {
         // A constant that is an output.
         ensure!(self.is_constant(outlet), "a value that nothing makes");
         let mut island = TypedModel::default();
-        let konst = self.model.outlet_fact(outlet)?.konst.clone().context("a constant without a value")?;
+        let konst = self.constants.get(outlet).context("a constant without a value")?.clone();
         let made = island.add_const("constant", konst)?;
         island.select_output_outlets(&[made])?;
         self.island(island, "constant".to_string(), vec![], &[outlet])?;
@@ -211,8 +251,8 @@ impl Walk<'_> {
                     continue;
                 }
                 let fact = self.model.outlet_fact(input)?;
-                let source = match &fact.konst {
-                    Some(konst) if self.is_constant(input) => island.add_const(format!("constant {input:?}"), konst.clone())?,
+                let source = match self.constants.get(input) {
+                    Some(konst) => island.add_const(format!("constant {input:?}"), konst.clone())?,
                     _ => {
                         reads.push(self.native(input)?);
                         island.add_source(format!("source {input:?}"), fact.without_value())?
@@ -237,7 +277,9 @@ impl Walk<'_> {
             1 => self.model.node(first).name.clone(),
             count => format!("{} and {} more", self.model.node(first).name, count - 1),
         };
-        self.island(island, name, reads, &leaves)
+        self.island(island, name, reads, &leaves)?;
+        nodes.iter().for_each(|&id| self.constants.release(&self.model.node(id).inputs));
+        Ok(())
     }
 
     fn island(&mut self, model: TypedModel, name: String, reads: Vec<usize>, leaves: &[OutletId]) -> TractResult<()> {
