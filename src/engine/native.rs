@@ -228,10 +228,10 @@ struct State {
     arrivals: Mutex<Option<Vec<Instant>>>,
 }
 
-/// Multiply-accumulates (or the like: see [`Prepared::cost`]) that are worth a thread's taking part.
+/// Multiply-accumulates (or the like: see [`Prepared::cost`]) that are worth a thread's taking part, where it has rows.
 const LEAST_COST: u64 = if cfg!(test) { 1 } else { 1 << 16 };
 
-/// The same of a piece: smaller ones cost more in calls, and in data that changes caches, than they even out.
+/// The same of a piece, and where a thread has channels: less costs more in calls, and in data that changes caches, than it evens out.
 const PIECE_COST: u64 = if cfg!(test) { 1 } else { 1 << 19 };
 
 /// Multiply-accumulates a byte of weights, or whatever any piece reads, that are worth reading it once more for a piece.
@@ -247,7 +247,9 @@ fn divisions(program: &Prepared, threads: usize) -> Vec<Division> {
             return Division { parts: 1, threads: 1, grain: 1, piece: 1 };
         };
         let (parts, cost) = (kernel.parts().max(1), program.cost(step).max(1));
-        let worth = usize::try_from(cost / LEAST_COST).unwrap_or(usize::MAX);
+        // Who has some channels reads all of what others made.
+        let least = if kernel.by_channels() { PIECE_COST } else { LEAST_COST };
+        let worth = usize::try_from(cost / least).unwrap_or(usize::MAX);
         let threads = worth.clamp(1, threads).min(parts);
         let least = PIECE_COST.max(MACS_A_BYTE * kernel.shared_bytes() as u64);
         let least = usize::try_from((least * parts as u64).div_ceil(cost)).unwrap_or(parts);
