@@ -536,7 +536,7 @@ mod tests {
             for threads in 2..=4 {
                 let mut session = model.session(threads).unwrap();
                 // Convolutions along one axis too, by blocks of output channels.
-                assert!(session.threads() > 1, "{name}");
+                assert_eq!(session.threads(), threads, "{name}");
                 for seed in 0..5u8 {
                     for (i, byte) in alone.input_mut(0).iter_mut().enumerate() {
                         *byte = (i as u8).wrapping_mul(31).wrapping_add(seed.wrapping_mul(77));

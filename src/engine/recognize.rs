@@ -422,34 +422,30 @@ fn rise(graph: &mut GraphProto) {
         return;
     }
     let index = Index::new(graph);
-    let numbers: HashMap<*const NodeProto, usize> = graph.node.iter().enumerate().map(|(i, node)| (std::ptr::from_ref(node), i)).collect();
-    let reader = |mover: &NodeProto| {
+    // What such an operator makes for one reader, and the operator's number.
+    let moved = |(number, mover): (usize, &NodeProto)| {
         let [output] = &mover.output[..] else { return None };
-        let alone = !index.is_output(output) && input(mover, 0).is_some_and(|value| index.constant(value).is_none());
-        match index.consumers(output) {
-            &[(reader, 0)] if alone && moves(&mover.op_type) => numbers.get(&std::ptr::from_ref(reader)).copied(),
-            _ => None,
-        }
+        let data = input(mover, 0).is_some_and(|value| index.constant(value).is_none());
+        let alone = matches!(index.consumers(output), [(_, 0)]) && !index.is_output(output);
+        (moves(&mover.op_type) && data && alone).then(|| (output.clone(), number))
     };
+    let moved: HashMap<String, usize> = graph.node.iter().enumerate().filter_map(moved).collect();
     // Its parameters must be there wherever it comes to stand.
     let parameters = |node: &NodeProto| [1, 2].iter().all(|&slot| input(node, slot).is_none_or(|value| index.is_initializer(value)));
-    let can_rise: Vec<bool> = graph
-        .node
-        .iter()
-        .map(|node| node.op_type == "QuantizeLinear" && parameters(node) && quantization::of_output(&index, node).is_some())
-        .collect();
-    let readers: Vec<Option<usize>> = graph.node.iter().map(reader).collect();
+    let can_rise =
+        |node: &NodeProto| node.op_type == "QuantizeLinear" && parameters(node) && quantization::of_output(&index, node).is_some();
+    let rising: Vec<usize> = graph.node.iter().enumerate().filter(|(_, node)| can_rise(node)).map(|(number, _)| number).collect();
     drop(index);
-    // From the end, so that it passes several in a row: it then stands where the mover stood, as the one before that expects.
-    let mut rises = can_rise;
-    for (at, reader) in readers.iter().enumerate().rev() {
-        let Some(reader) = reader.filter(|&reader| rises[reader]) else { continue };
-        let (mut mover, mut quantize) = (graph.node[at].clone(), graph.node[reader].clone());
-        let between = format!("{} quantized before", mover.output[0]);
-        mover.output = std::mem::replace(&mut quantize.output, vec![between.clone()]);
-        quantize.input[0] = std::mem::replace(&mut mover.input[0], between);
-        (graph.node[at], graph.node[reader]) = (quantize, mover);
-        (rises[at], rises[reader]) = (true, false);
+    for mut at in rising {
+        while let Some(&above) = moved.get(&graph.node[at].input[0]) {
+            // They change places, and names with them.
+            let between = format!("{} quantized before", graph.node[at].input[0]);
+            graph.node.swap(above, at);
+            let source = std::mem::replace(&mut graph.node[at].input[0], between.clone());
+            graph.node[at].output = std::mem::replace(&mut graph.node[above].output, vec![between]);
+            graph.node[above].input[0] = source;
+            at = above;
+        }
     }
 }
 

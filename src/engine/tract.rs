@@ -103,7 +103,7 @@ pub fn analyse(model: ModelProto, outputs: &[Output], limits: &Limits) -> Result
 impl Typed {
     /// The model as steps of our own with islands of tract's between them.
     pub fn lower(self) -> Result<Lowered, String> {
-        no_panic(|| lowering::lower(self.model)).and_then(|result| result.map_err(one_line))
+        told(|| lowering::lower(self.model))
     }
 
     /// Bytes of each input.
@@ -135,23 +135,27 @@ fn refused(error: TractError) -> LoadCause {
     LoadCause::Engine(one_line(error))
 }
 
-/// A model in tract's own operators, with the shapes of the ONNX values.
+/// What tract does, or why it does not, in a line.
+fn told<T>(run: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
+    no_panic(run).and_then(|result| result.map_err(one_line))
+}
+
+/// A model as tract reads it, before it knows types and shapes.
 fn parse(model: &ModelProto) -> Result<ParseResult, String> {
-    let parse = || -> TractResult<_> {
+    told(|| {
         let parsed = ONNX.parse(model, None)?;
         ensure!(parsed.unresolved_inputs.is_empty(), "nothing makes {:?}", parsed.unresolved_inputs);
         Ok(parsed)
-    };
-    no_panic(parse).and_then(|result| result.map_err(one_line))
+    })
 }
 
+/// A model in tract's own operators, with the shapes of the ONNX values.
 fn infer_types(ParseResult { mut model, outlets_by_name, .. }: ParseResult) -> Result<(TypedModel, Shapes), String> {
-    let infer = || -> TractResult<_> {
+    told(|| {
         model.analyse(false)?;
         let shapes = shapes(&model, &outlets_by_name);
         Ok((model.into_typed()?, shapes))
-    };
-    no_panic(infer).and_then(|result| result.map_err(one_line))
+    })
 }
 
 /// A model without the bytes of its large constants, of which errors need no more than the sizes.

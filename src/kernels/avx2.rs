@@ -78,13 +78,13 @@ impl Kernel for Avx2 {
         if quant.is_loud() {
             return Portable.add(quant, runs, a, b, output);
         }
-        assert!([a.len(), b.len(), output.len()] == [0, 1, 2].map(|tensor| runs.span(tensor)));
+        runs.check([a.len(), b.len(), output.len()]);
         // SAFETY: `self` proves AVX2; the lengths were compared.
         unsafe { elementwise::add_runs(quant, runs, a, b, output) };
     }
 
     fn table(self, table: &[u8; 256], runs: &Runs<2>, input: Option<&[u8]>, output: &mut [u8]) {
-        assert!(input.is_none_or(|input| input.len() == runs.span(0)) && output.len() == runs.span(1));
+        runs.check([input.map_or(output.len(), <[u8]>::len), output.len()]);
         // SAFETY: `self` proves AVX2; the lengths were compared, and in place there is one.
         unsafe { elementwise::look_up(table, runs, input, output) };
     }

@@ -405,12 +405,6 @@ pub struct Conv {
     macs: u64,
 }
 
-/// Whether threads do better with blocks of output channels than with rows: these are so few that shares differ, and reading the others'
-/// inputs costs less than reading all of the weights.
-fn by_channels(params: &ConvParams, weight_bytes: usize) -> bool {
-    params.output.height == 1 || params.output.height < 16 && weight_bytes > 4 * params.input.bytes()
-}
-
 /// Input elements of a chunk: with the widened copy they fill half of a small board's second-level cache.
 const CHUNK_ELEMENTS: usize = 64 << 10;
 
@@ -461,11 +455,7 @@ impl Conv {
         let kernel_rows = (params.kernel[0] - 1) * params.dilation[0] + 1;
         let row = params.input.row_stride();
         let rows = (CHUNK_ELEMENTS / row).saturating_sub(kernel_rows) / params.stride[0] + 1;
-        let by_channels = match &body {
-            Body::Dense(dense) => dense.blocks().len() > 1 && by_channels(params, body.weight_bytes()),
-            Body::Winograd(wg) => wg.by_channels(),
-            Body::Depthwise(_) => false,
-        };
+        let by_channels = body.blocks() > 1 && body.by_channels(params);
         Conv {
             isa,
             by_channels,
@@ -506,11 +496,7 @@ impl Conv {
 
     /// Blocks of output channels.
     pub fn blocks(&self) -> usize {
-        match &self.body {
-            Body::Dense(dense) => dense.blocks().len(),
-            Body::Winograd(wg) => wg.blocks.len(),
-            Body::Depthwise(_) => 1,
-        }
+        self.body.blocks()
     }
 
     /// The output channels of blocks `blocks`.
@@ -718,6 +704,25 @@ const DENSE: u32 = 0;
 const WINOGRAD: u32 = 1;
 
 impl Body {
+    fn blocks(&self) -> usize {
+        match self {
+            Body::Dense(dense) => dense.blocks().len(),
+            Body::Winograd(wg) => wg.blocks.len(),
+            Body::Depthwise(_) => 1,
+        }
+    }
+
+    /// Whether threads do better with blocks of output channels than with rows. Dense: these are so few that shares differ, and reading the
+    /// others' inputs costs less than reading all of the weights.
+    fn by_channels(&self, params: &ConvParams) -> bool {
+        let height = params.output.height;
+        match self {
+            Body::Dense(_) => height == 1 || height < 16 && self.weight_bytes() > 4 * params.input.bytes(),
+            Body::Winograd(wg) => wg.by_channels(),
+            Body::Depthwise(_) => false,
+        }
+    }
+
     fn weight_bytes(&self) -> usize {
         match self {
             Body::Dense(dense) => dense.blocks().iter().map(Block::bytes).sum(),

@@ -86,13 +86,13 @@ impl Kernel for Neon {
     }
 
     fn add(self, quant: &AddQuant, runs: &Runs<3>, a: &[u8], b: &[u8], output: &mut [u8]) {
-        assert!([a.len(), b.len(), output.len()] == [0, 1, 2].map(|tensor| runs.span(tensor)));
+        runs.check([a.len(), b.len(), output.len()]);
         // SAFETY: `self` proves NEON; the lengths were compared.
         unsafe { elementwise::add_runs(quant, runs, a, b, output) }
     }
 
     fn table(self, table: &[u8; 256], runs: &Runs<2>, input: Option<&[u8]>, output: &mut [u8]) {
-        assert!(input.is_none_or(|input| input.len() == runs.span(0)) && output.len() == runs.span(1));
+        runs.check([input.map_or(output.len(), <[u8]>::len), output.len()]);
         // SAFETY: `self` proves NEON; the lengths were compared, and in place there is one.
         unsafe { elementwise::look_up(table, runs, input, output) }
     }

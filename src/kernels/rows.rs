@@ -44,9 +44,20 @@ impl<const N: usize> Runs<N> {
         (self.count - 1) * self.steps[tensor] + self.length
     }
 
+    /// Where each run begins, from the first.
+    #[inline(always)]
+    pub fn starts(self) -> impl Iterator<Item = [usize; N]> {
+        (0..self.count).map(move |run| self.steps.map(|step| run * step))
+    }
+
     /// Where each run lies, from the first.
     pub fn iter(self) -> impl Iterator<Item = [Range<usize>; N]> {
-        (0..self.count).map(move |run| self.steps.map(|step| run * step..run * step + self.length))
+        self.starts().map(move |starts| starts.map(|start| start..start + self.length))
+    }
+
+    /// Panics unless slices of these lengths span the runs.
+    pub fn check(&self, lengths: [usize; N]) {
+        assert!((0..N).all(|tensor| lengths[tensor] == self.span(tensor)), "{lengths:?} bytes");
     }
 }
 
@@ -56,23 +67,15 @@ pub(crate) fn check_rows(output: &Layout, owned: &[u8], rows: &Range<usize>) {
     assert!(owned.len() >= output.rows(rows.clone()).len(), "output of {} bytes", owned.len());
 }
 
-/// Calls `each(from, to)` with the bytes of every run of contiguous pixels of `rows`: where it starts in `input`, and itself.
-#[inline(always)]
-pub(crate) fn each_run(input: &Layout, output: &Layout, owned: &mut [u8], rows: Range<usize>, mut each: impl FnMut(usize, &mut [u8])) {
-    let base = output.rows(rows.clone()).start;
-    let count = run_length(&[output, input]);
-    for y in rows {
-        for x in (0..output.width).step_by(count) {
-            let to = output.offset(y, x) - base;
-            each(input.offset(y, x), &mut owned[to..to + count * output.channels]);
-        }
-    }
-}
-
 /// Copies the pixels of `rows` from a tensor of the same shape.
 #[inline(always)]
 pub(crate) fn copy_rows(input: &Layout, bytes: &[u8], output: &Layout, owned: &mut [u8], rows: Range<usize>) {
-    each_run(input, output, owned, rows, |from, to| to.copy_from_slice(&bytes[from..from + to.len()]));
+    let base = output.rows(rows.clone()).start;
+    let runs = Runs::of([input, output]);
+    for y in rows {
+        let (bytes, owned) = (&bytes[input.offset(y, 0)..], &mut owned[output.offset(y, 0) - base..]);
+        runs.iter().for_each(|[from, to]| owned[to].copy_from_slice(&bytes[from]));
+    }
 }
 
 /// Up to [`STEP`] elements from `at`, filled up with zeros.

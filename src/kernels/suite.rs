@@ -231,7 +231,6 @@ impl ConvCase {
         }
         let mut scratch = vec![0xFF; conv.scratch_bytes()];
         let residual = other.as_deref().filter(|_| !in_place);
-        let two = |at: usize, all: usize| [0..at.min(all), at.min(all)..all].into_iter().filter(|range| !range.is_empty());
         match cut {
             Cut::Rows(at) => two(at, params.output.height)
                 .for_each(|rows| conv.run(&input, &mut output[params.output.rows(rows.clone())], rows, residual, &mut scratch)),
@@ -267,6 +266,11 @@ pub(super) fn placed(layout: &Layout, values: &[i8], zero_point: i8) -> Vec<u8> 
     bytes
 }
 
+/// What lies before `at`, and the rest of `all`, where there is any.
+fn two(at: usize, all: usize) -> impl Iterator<Item = Range<usize>> {
+    [0..at.min(all), at.min(all)..all].into_iter().filter(|range| !range.is_empty())
+}
+
 /// Runs an operator over rows `0..cut` and the rest, checks that it wrote its own bytes only, and returns the values.
 /// `before` is what the output's place holds at first, for operators in place.
 pub(super) fn in_two(
@@ -277,7 +281,7 @@ pub(super) fn in_two(
     mut run: impl FnMut(&mut [u8], Range<usize>),
 ) -> Vec<i8> {
     let mut output = before.map_or_else(|| vec![0x5A; layout.bytes()], <[u8]>::to_vec);
-    for rows in [0..cut, cut..layout.height].into_iter().filter(|r| !r.is_empty()) {
+    for rows in two(cut, layout.height) {
         run(&mut output[layout.rows(rows.clone())], rows);
     }
     check_surroundings(layout, &output, zero, Some(if before.is_some() { 0xA5 } else { 0x5A }));

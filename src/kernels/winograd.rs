@@ -164,7 +164,7 @@ impl Winograd {
     /// Whether threads that share the weights do more work twice than those that share the input.
     pub fn by_channels(&self) -> bool {
         let lanes = self.blocks.len() * LANES;
-        self.blocks.len() > 1 && INPUT_COST * self.tiles < POSITIONS * weight_cost(matches!(self.weights, Weights::Taps(_))) * lanes
+        INPUT_COST * self.tiles < POSITIONS * weight_cost(matches!(self.weights, Weights::Taps(_))) * lanes
     }
 
     /// Least blocks that are done together: where tiles make several batches, each time anew, transforming them is a twentieth of the work

@@ -62,6 +62,12 @@ fn shape(model: &TypedModel, outlet: OutletId) -> TractResult<Vec<usize>> {
     concrete(model.outlet_fact(outlet)?).context("a value has no fixed shape")
 }
 
+/// How often a value is read, as an output of the model too.
+fn readers(model: &TypedModel, outlet: OutletId) -> usize {
+    let read = model.node(outlet.node).outputs[outlet.slot].successors.len();
+    read + model.outputs.iter().filter(|o| **o == outlet).count()
+}
+
 /// Constants that are still to be read. Each goes when its last reader has it, so that all weights never exist twice.
 struct Constants(HashMap<OutletId, (Arc<Tensor>, usize)>);
 
@@ -70,12 +76,12 @@ impl Constants {
     fn take_from(model: &mut TypedModel) -> TractResult<Constants> {
         let mut constants = HashMap::new();
         let nothing = Arc::new(Tensor::zero::<u8>(&[0])?);
-        let outputs = model.outputs.clone();
-        for node in model.nodes_mut().iter_mut().filter(|node| node.op_is::<Const>()) {
-            let outlet = OutletId::new(node.id, 0);
-            let output = node.outputs.first_mut().context("a constant without an output")?;
-            let readers = output.successors.len() + outputs.iter().filter(|o| **o == outlet).count();
-            let value = output.fact.konst.take().context("a constant without a value")?;
+        let found: Vec<usize> = model.nodes().iter().filter(|node| node.op_is::<Const>()).map(|node| node.id).collect();
+        for id in found {
+            let outlet = OutletId::new(id, 0);
+            let readers = readers(model, outlet);
+            let node = model.node_mut(id);
+            let value = node.outputs[0].fact.konst.take().context("a constant without a value")?;
             constants.insert(outlet, (value, readers));
             node.op = Box::new(Const::new(nothing.clone())?);
         }
@@ -133,7 +139,7 @@ impl Walk<'_> {
         let made = if known(self) { self.kernel(node)? } else { None };
         match made {
             Some(value) => {
-                self.lowering.set_readers(value, self.readers(OutletId::new(id, 0)));
+                self.lowering.set_readers(value, readers(self.model, OutletId::new(id, 0)));
                 self.values.insert(OutletId::new(id, 0), value);
                 self.constants.release(&node.inputs);
             }
@@ -144,11 +150,6 @@ impl Walk<'_> {
 
     fn is_constant(&self, outlet: OutletId) -> bool {
         self.model.node(outlet.node).op_is::<Const>()
-    }
-
-    fn readers(&self, outlet: OutletId) -> usize {
-        let read = self.model.node(outlet.node).outputs[outlet.slot].successors.len();
-        read + self.model.outputs.iter().filter(|o| **o == outlet).count()
     }
 
     /// The node as a step or a view, where it can be one.
@@ -218,7 +219,7 @@ impl Walk<'_> {
         ensure!(plain, "a value of type {:?} crosses between engines", fact.datum_type);
         let bytes = shape.iter().product::<usize>() * fact.datum_type.size_of();
         let name = &self.model.node(outlet.node).name;
-        Ok(self.lowering.native_value(name, &shape, dtype(fact.datum_type), bytes, origin, self.readers(outlet)))
+        Ok(self.lowering.native_value(name, &shape, dtype(fact.datum_type), bytes, origin, readers(self.model, outlet)))
     }
 
     fn native(&mut self, outlet: OutletId) -> TractResult<usize> {

@@ -31,9 +31,9 @@ pub(super) unsafe fn widen_bytes(bytes: &[u8], wide: &mut [u8]) {
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn add_runs(quant: &AddQuant, runs: &Runs<3>, a: &[u8], b: &[u8], output: &mut [u8]) {
     let (sum, to) = (Sum::new(quant), output.as_mut_ptr());
-    for run in 0..runs.count {
-        let [a, b] = [(a, runs.steps[0]), (b, runs.steps[1])].map(|(bytes, step)| bytes.as_ptr().wrapping_add(run * step));
-        let to = to.wrapping_add(run * runs.steps[2]);
+    for starts in runs.starts() {
+        let (a, b) = (a.as_ptr().wrapping_add(starts[0]), b.as_ptr().wrapping_add(starts[1]));
+        let to = to.wrapping_add(starts[2]);
         let mut at = 0;
         // SAFETY: each step is inside the run, which is inside all three.
         unsafe {
@@ -101,8 +101,8 @@ pub(super) unsafe fn look_up(table: &[u8; 256], runs: &Runs<2>, input: Option<&[
     let parts: [__m256i; 16] = std::array::from_fn(part);
     let to = output.as_mut_ptr();
     let from = input.map_or(to.cast_const(), <[u8]>::as_ptr);
-    for run in 0..runs.count {
-        let (from, to) = (from.wrapping_add(run * runs.steps[0]), to.wrapping_add(run * runs.steps[1]));
+    for starts in runs.starts() {
+        let (from, to) = (from.wrapping_add(starts[0]), to.wrapping_add(starts[1]));
         let mut at = 0;
         // SAFETY: each step is inside the run, which is inside both.
         unsafe {

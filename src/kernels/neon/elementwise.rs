@@ -13,9 +13,9 @@ use std::arch::aarch64::*;
 pub(super) unsafe fn add_runs(quant: &AddQuant, runs: &Runs<3>, a: &[u8], b: &[u8], output: &mut [u8]) {
     let (finish, to) = (Finish::new(&quant.output), output.as_mut_ptr());
     let operands = [(quant.a_zero, quant.a_ratio), (quant.b_zero, quant.b_ratio)];
-    for run in 0..runs.count {
-        let from = [(a, runs.steps[0]), (b, runs.steps[1])].map(|(bytes, step)| bytes.as_ptr().wrapping_add(run * step));
-        let to = to.wrapping_add(run * runs.steps[2]);
+    for starts in runs.starts() {
+        let from = [a.as_ptr().wrapping_add(starts[0]), b.as_ptr().wrapping_add(starts[1])];
+        let to = to.wrapping_add(starts[2]);
         for at in (0..runs.length).step_by(8) {
             let count = (runs.length - at).min(8);
             // SAFETY: `count` bytes from `at` are inside the run, which is inside all three.
@@ -57,8 +57,8 @@ pub(super) unsafe fn look_up(table: &[u8; 256], runs: &Runs<2>, input: Option<&[
     let quarters = [0, 64, 128, 192].map(|at| unsafe { vld1q_u8_x4(table.as_ptr().add(at)) });
     let to = output.as_mut_ptr();
     let from = input.map_or(to.cast_const(), <[u8]>::as_ptr);
-    for run in 0..runs.count {
-        let (from, to) = (from.wrapping_add(run * runs.steps[0]), to.wrapping_add(run * runs.steps[1]));
+    for starts in runs.starts() {
+        let (from, to) = (from.wrapping_add(starts[0]), to.wrapping_add(starts[1]));
         let mut at = 0;
         // SAFETY: each step is inside the run, which is inside both.
         unsafe {
