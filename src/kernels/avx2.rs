@@ -20,6 +20,7 @@
 
 use super::conv::{After, Kernel, Residual, Strip};
 use super::depthwise::Depthwise;
+use super::grouped::Grouped;
 use super::pack::{GROUP, LANES, NarrowRule, Style, Weights};
 use super::portable::Portable;
 use super::rows::Runs;
@@ -31,6 +32,7 @@ use std::ops::Range;
 
 mod depthwise;
 mod elementwise;
+mod grouped;
 mod guard;
 mod winograd;
 
@@ -93,6 +95,12 @@ impl Kernel for Avx2 {
         depthwise(self, self, dw, input, output, rows);
     }
 
+    const GROUPED: bool = true;
+
+    fn grouped(self, layer: &Grouped, input: &[u8], output: &mut [u8], rows: Range<usize>) {
+        grouped(self, self, layer, input, output, rows);
+    }
+
     const WINOGRAD: Option<usize> = Some(1);
 
     fn winograd(self, wg: &Winograd, job: &mut Job<'_>) {
@@ -137,6 +145,12 @@ pub(super) trait ByteProducts: Copy {
     /// # Safety
     /// There is a value of `Self`, and the CPU has AVX2.
     unsafe fn pairs(acc: __m256i, x: __m256i, w: __m256i) -> __m256i;
+
+    /// `acc + x * w` for each lane's four bytes, of which `x` are unsigned.
+    ///
+    /// # Safety
+    /// As [`ByteProducts::pairs`].
+    unsafe fn fours(acc: __m256i, x: __m256i, w: __m256i) -> __m256i;
 }
 
 /// Computes a strip with the byte products of `P`.
@@ -187,6 +201,14 @@ pub(super) fn depthwise<P: ByteProducts>(_: P, _: Avx2, dw: &Depthwise, input: &
     dw.check(input, output, &rows);
     // SAFETY: the arguments prove both instruction sets; the buffers were checked.
     unsafe { depthwise::rows::<P>(dw, input, output, rows) }
+}
+
+/// Computes rows of a convolution of narrow groups with the products of `P`.
+#[inline(always)]
+pub(super) fn grouped<P: ByteProducts>(_: P, _: Avx2, layer: &Grouped, input: &[u8], output: &mut [u8], rows: Range<usize>) {
+    layer.check(input, output, &rows);
+    // SAFETY: the arguments prove both instruction sets; the buffers were checked.
+    unsafe { grouped::rows::<P>(layer, input, output, rows) }
 }
 
 /// Computes a convolution in Winograd's form with the products of `P`.
@@ -549,6 +571,15 @@ fn pin(sums: &mut [__m256i]) {
     }
 }
 
+/// No instruction: the compiler must not know that it has read there before, so that weights are operands in memory.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn opaque(mut weights: *const __m256i) -> *const __m256i {
+    // SAFETY: an empty instruction sequence.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) weights, options(pure, readonly, nostack, preserves_flags)) };
+    weights
+}
+
 /// Windows of a tile, `step` bytes apart, a register each.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -658,6 +689,12 @@ impl ByteProducts for Avx2 {
     #[target_feature(enable = "avx2")]
     unsafe fn pairs(acc: __m256i, x: __m256i, w: __m256i) -> __m256i {
         _mm256_add_epi32(acc, _mm256_madd_epi16(x, w))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn fours(acc: __m256i, x: __m256i, w: __m256i) -> __m256i {
+        _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::depthwise::Depthwise;
 use super::forms::{Dense, Forms, Windows};
+use super::grouped::Grouped;
 use super::guard::CHUNK;
 use super::output::Output;
 use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack, wants_guard};
@@ -369,6 +370,12 @@ pub(crate) trait Kernel: Copy {
     }
     /// Rows `rows` of a depthwise convolution. `output` are the bytes those rows own.
     fn depthwise(self, dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>);
+    /// Whether there is [`Kernel::grouped`].
+    const GROUPED: bool = false;
+    /// Rows `rows` of a convolution of narrow groups. `output` are the bytes those rows own.
+    fn grouped(self, _: &Grouped, _input: &[u8], _output: &mut [u8], _rows: Range<usize>) {
+        unreachable!("prepared for an instruction set that has it");
+    }
     /// Products of 16 bits take so many times as long as those of bytes; `None` where there is no [`Kernel::winograd`].
     const WINOGRAD: Option<usize> = None;
     /// A 3x3 convolution in Winograd's form.
@@ -381,6 +388,7 @@ pub(crate) trait Kernel: Copy {
 enum Body {
     Dense(Dense),
     Depthwise(Box<Depthwise>),
+    Grouped(Box<Grouped>),
     Winograd(Box<Winograd>),
 }
 
@@ -479,7 +487,7 @@ impl Conv {
         match &self.body {
             Body::Dense(dense) => dense.scratch_bytes(self.window_rows(0..self.chunk).len()),
             Body::Winograd(wg) => wg.scratch_bytes(),
-            Body::Depthwise(_) => 0,
+            Body::Depthwise(_) | Body::Grouped(_) => 0,
         }
     }
 
@@ -504,7 +512,7 @@ impl Conv {
         let of = |index: usize| match &self.body {
             Body::Dense(dense) => (dense.blocks()[index].channel, dense.blocks()[index].columns),
             Body::Winograd(wg) => (wg.blocks[index].channel, wg.blocks[index].columns),
-            Body::Depthwise(_) => (0, self.output.channels),
+            Body::Depthwise(_) | Body::Grouped(_) => (0, self.output.channels),
         };
         let (last, columns) = of(blocks.end - 1);
         of(blocks.start).0..last + columns
@@ -543,6 +551,7 @@ impl Conv {
                 format!("{} dense, {:.0} % of the weights {how}", self.isa.name(), 100.0 * what as f32 / all as f32)
             }
             Body::Depthwise(_) => format!("{} depthwise", self.isa.name()),
+            Body::Grouped(g) => format!("{} narrow groups, {:.0} % of the weights wide", self.isa.name(), 100.0 * g.wide_share()),
             Body::Winograd(_) => format!("{} winograd 4x4", self.isa.name()),
         }
     }
@@ -565,6 +574,7 @@ impl Conv {
         assert!(input.len() >= self.input.bytes() && output.len() >= self.output.rows(rows.clone()).len());
         match &self.body {
             Body::Depthwise(dw) => with_kernel!(self.isa, k => k.depthwise(dw, input, output, rows.clone())),
+            Body::Grouped(g) => with_kernel!(self.isa, k => k.grouped(g, input, output, rows.clone())),
             _ => {
                 let to = Target { output: Output::from(&mut *output), base: self.output.rows(rows.clone()).start, residual };
                 with_kernel!(self.isa, k => self.run_on(k, input, to, rows.clone(), self.all_blocks(), scratch));
@@ -573,7 +583,7 @@ impl Conv {
         self.output.fill_border(rows, output, self.border_byte());
     }
 
-    /// Computes the output channels of blocks in all rows, piece by piece; not for depthwise ones. `output` is the whole tensor, of which
+    /// Computes the output channels of blocks in all rows, piece by piece, where there are several. `output` is the whole tensor, of which
     /// the bytes of these channels are the caller's own ([`Conv::slice`]); the rest as in [`Conv::run`].
     pub fn run_channels(
         &self,
@@ -616,7 +626,7 @@ impl Conv {
         let dense = match &self.body {
             Body::Dense(dense) => dense,
             Body::Winograd(wg) => return kernel.winograd(wg, &mut self.job(input, to, rows, blocks, scratch)),
-            Body::Depthwise(_) => unreachable!("has no blocks"),
+            Body::Depthwise(_) | Body::Grouped(_) => unreachable!("has no blocks"),
         };
         for start in rows.clone().step_by(self.chunk) {
             let chunk = start..(start + self.chunk).min(rows.end);
@@ -702,13 +712,14 @@ impl Conv {
 /// What a kept body is.
 const DENSE: u32 = 0;
 const WINOGRAD: u32 = 1;
+const GROUPED: u32 = 2;
 
 impl Body {
     fn blocks(&self) -> usize {
         match self {
             Body::Dense(dense) => dense.blocks().len(),
             Body::Winograd(wg) => wg.blocks.len(),
-            Body::Depthwise(_) => 1,
+            Body::Depthwise(_) | Body::Grouped(_) => 1,
         }
     }
 
@@ -719,7 +730,7 @@ impl Body {
         match self {
             Body::Dense(_) => height == 1 || height < 16 && self.weight_bytes() > 4 * params.input.bytes(),
             Body::Winograd(wg) => wg.by_channels(),
-            Body::Depthwise(_) => false,
+            Body::Depthwise(_) | Body::Grouped(_) => false,
         }
     }
 
@@ -727,6 +738,7 @@ impl Body {
         match self {
             Body::Dense(dense) => dense.blocks().iter().map(Block::bytes).sum(),
             Body::Depthwise(dw) => dw.bytes(),
+            Body::Grouped(g) => g.bytes(),
             Body::Winograd(wg) => wg.bytes(),
         }
     }
@@ -742,6 +754,10 @@ impl Body {
             Body::Winograd(wg) => {
                 to.put(&[WINOGRAD]);
                 wg.put(to);
+            }
+            Body::Grouped(g) => {
+                to.put(&[GROUPED]);
+                g.put(to);
             }
             Body::Depthwise(_) => unreachable!("not kept"),
         }
@@ -760,6 +776,7 @@ impl Body {
                 (!dense.is_guarded() || in_groups(params)).then_some(Body::Dense(dense))
             }
             [WINOGRAD] if !sums => Some(Body::Winograd(Box::new(Winograd::take(from, K::WINOGRAD?, params)?))),
+            [GROUPED] if K::GROUPED && !sums => Some(Body::Grouped(Box::new(Grouped::take(from, &K::STYLE, params)?))),
             _ => None,
         }
     }
@@ -767,7 +784,12 @@ impl Body {
 
 fn body<K: Kernel>(kernel: K, params: &ConvParams) -> Result<Body, Error> {
     if params.is_depthwise() {
-        return Ok(Body::Depthwise(Box::new(Depthwise::pack(params)?)));
+        return Ok(Body::Depthwise(Box::new(Depthwise::pack(params, K::STYLE.rule)?)));
+    }
+    if K::GROUPED
+        && let Some(grouped) = Grouped::pack(&K::STYLE, params)?
+    {
+        return Ok(Body::Grouped(Box::new(grouped)));
     }
     if let Some(wide_cost) = K::WINOGRAD
         && let Some(wg) = Winograd::pack(&K::STYLE, wide_cost, params)?

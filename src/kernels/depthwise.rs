@@ -1,19 +1,13 @@
 //! Weights of a depthwise convolution: each channel is filtered by itself, eight channels are a **lane block**.
 //!
-//! Loops multiply 16-bit numbers two taps at a time, so weights lie in tap pairs:
-//!
-//! ```text
-//!   any window:       [lane block][tap pair][lane][2]      taps in row order; an odd last tap pairs with a zero weight
-//!   square, small:    [unit][phase][row pair][kernel column][lane][2]
-//! ```
-//!
-//! The second form is for windows of 3x3 and 5x5 with stride 1 or 2. Input rows 2p and 2p + 1 of a group are widened and
-//! interleaved once and serve every kernel column and several output rows. An output row whose window starts on the first row
-//! of a pair is in phase 0, on the second (stride 1 only) in phase 1; kernel rows without a partner meet zero weights. A unit is
-//! a lane block, or two of them for 3x3 (see [`wide_units`]), whose 16 lanes are then in the order of [`WIDE_ORDER`].
+//! Loops for any window multiply 16-bit numbers two taps at a time, so weights lie in tap pairs, `[lane block][tap pair][lane][2]`: taps
+//! in row order; an odd last tap pairs with a zero weight. Those for windows of 3x3 and 5x5 with stride 1 or 2 slide over the input, with
+//! weights in an order of their own.
 
 use super::conv::ConvParams;
-use super::pack::{Columns, folded_bias, is_loud};
+use super::pack::{Columns, NarrowRule, folded_bias, is_loud};
+#[cfg(target_arch = "x86_64")]
+use super::sliding::Sliding;
 use super::stored::Aligned;
 use super::{Error, Layout, OutputQuant};
 
@@ -39,21 +33,25 @@ pub(crate) struct Depthwise {
     /// The same weights as ARM's loops read them.
     #[cfg(target_arch = "aarch64")]
     pub bytes: super::neon::ByteTaps,
+    #[cfg(target_arch = "aarch64")]
+    pub slides: bool,
     #[cfg(target_arch = "arm")]
     pub neon: super::neon32::Taps,
     /// True where `acc * scale` may exceed 32 bits.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
     pub loud: bool,
-    /// `None` where the window is not square and small.
-    pub sliding: Option<Aligned<i16>>,
+    /// Weights where the window is square and small.
+    #[cfg(target_arch = "x86_64")]
+    pub sliding: Option<Sliding>,
     /// Per channel, filled up to whole lane blocks.
     pub bias: Aligned<i32>,
     pub scale: Aligned<f32>,
 }
 
 impl Depthwise {
-    /// `params` were checked and are depthwise.
-    pub fn pack(params: &ConvParams) -> Result<Depthwise, Error> {
+    /// `params` were checked and are depthwise. `rule`: which byte products are exact.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "the rule of x86's sliding windows"))]
+    pub fn pack(params: &ConvParams, rule: NarrowRule) -> Result<Depthwise, Error> {
         if params.residual.is_some() {
             return Err(Error::Parameter { what: "residual addition of a depthwise convolution", found: 1 });
         }
@@ -89,8 +87,11 @@ impl Depthwise {
             paired: Aligned::new(&paired(&weights, padded)),
             #[cfg(target_arch = "aarch64")]
             bytes: super::neon::ByteTaps::pack(params, &weights, padded, is_sliding(params)),
+            #[cfg(target_arch = "aarch64")]
+            slides: is_sliding(params),
             loud,
-            sliding: is_sliding(params).then(|| Aligned::new(&sliding(params, &weights, padded))),
+            #[cfg(target_arch = "x86_64")]
+            sliding: is_sliding(params).then(|| Sliding::pack(&weights, params.kernel[0], params.stride[0], rule)),
             bias: Aligned::new(&bias),
             scale: Aligned::new(&scale),
         })
@@ -98,7 +99,11 @@ impl Depthwise {
 
     /// Bytes of packed weights that one run reads.
     pub fn bytes(&self) -> usize {
-        2 * self.sliding.as_ref().unwrap_or(&self.paired).as_slice().len()
+        #[cfg(target_arch = "x86_64")]
+        if let Some(sliding) = &self.sliding {
+            return sliding.weights.as_slice().len();
+        }
+        2 * self.paired.as_slice().len()
     }
 
     /// Panics unless `input` is the whole tensor and `output` the bytes that `rows` own.
@@ -141,41 +146,4 @@ pub(crate) fn byte_taps(weights: &[Vec<i16>], padded: usize) -> Option<Aligned<i
     let blocks = (0..padded).step_by(DW_LANES);
     let fit = weights.iter().flatten().all(|w| (-127..=127).contains(w));
     fit.then(|| Aligned::new(&blocks.flat_map(|block| (0..taps).flat_map(move |tap| lanes(block, tap))).collect::<Vec<i8>>()))
-}
-
-/// Input rows that are interleaved.
-pub(crate) const PAIR_ROWS: usize = 2;
-
-/// Row pairs that a window of an odd height meets, whichever row of a pair it starts on.
-pub(crate) const fn pairs_per_row(kernel: usize) -> usize {
-    kernel.div_ceil(PAIR_ROWS)
-}
-
-/// Channels of two lane blocks as x86 interleaves them: its unpacks work on 128-bit halves.
-pub(crate) const WIDE_ORDER: [usize; 2 * DW_LANES] = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15];
-
-/// How many units of two lane blocks come first; the weights of wider windows would not fit the registers.
-pub(crate) const fn wide_units(kernel: usize, channels: usize) -> usize {
-    if kernel == 3 { channels / (2 * DW_LANES) } else { 0 }
-}
-
-fn sliding(params: &ConvParams, weights: &[Vec<i16>], padded: usize) -> Vec<i16> {
-    let kernel = params.kernel[0];
-    let weight = |channel: usize, ky: Option<usize>, kx: usize| {
-        let ky = ky.filter(|&ky| ky < kernel);
-        ky.zip(weights.get(channel)).map_or(0, |(ky, w)| w[ky * kernel + kx])
-    };
-    let mut out = Vec::new();
-    let mut unit = |channels: &[usize]| {
-        for phase in (0..PAIR_ROWS).step_by(params.stride[0]) {
-            for (pair, kx) in (0..pairs_per_row(kernel)).flat_map(|pair| (0..kernel).map(move |kx| (pair, kx))) {
-                let ky = |row: usize| (PAIR_ROWS * pair + row).checked_sub(phase);
-                out.extend(channels.iter().flat_map(|&c| [weight(c, ky(0), kx), weight(c, ky(1), kx)]));
-            }
-        }
-    };
-    let wide = wide_units(kernel, params.output.channels) * 2 * DW_LANES;
-    (0..wide).step_by(2 * DW_LANES).for_each(|first| unit(&WIDE_ORDER.map(|c| first + c)));
-    (wide..padded).step_by(DW_LANES).for_each(|first| unit(&std::array::from_fn::<_, DW_LANES, _>(|c| first + c)));
-    out
 }

@@ -11,6 +11,8 @@
 //! | `stored`, `pantry` | arrays in place, of memory or of a file; packed weights that are kept for the next start |
 //! | `conv`, `depthwise`, `pool`, `elementwise` | an operator: parameters checked and packed at load, then a lean `run` |
 //! | `dynamic` | convolutions and products of float tensors that are quantized as they come |
+//! | `sliding` | depthwise weights as x86's loops read them |
+//! | `grouped` | convolutions of many narrow groups |
 //! | `winograd` | wide 3x3 convolutions with a quarter of the multiplications, still exact |
 //! | `binary`, `softmax`, `layer_norm`, `resize`, `matmul`, `conv_transpose` | further operators, in plain Rust |
 //! | `dense`, `gather` | tensors in and out of their layouts, copies, rearrangements |
@@ -43,6 +45,8 @@ mod dynamic;
 mod elementwise;
 mod forms;
 mod gather;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "chosen by x86 only"))]
+mod grouped;
 mod groups;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the rule of one instruction set"))]
 mod guard;
@@ -61,6 +65,8 @@ pub mod reference;
 mod requant;
 mod resize;
 mod rows;
+#[cfg(target_arch = "x86_64")]
+mod sliding;
 mod softmax;
 #[allow(unsafe_code)]
 mod stored;

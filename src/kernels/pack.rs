@@ -53,6 +53,13 @@ pub(crate) enum NarrowRule {
     NoMinimum,
 }
 
+impl NarrowRule {
+    /// Whether these weights, lanes of [`GROUP`] each, may be multiplied as bytes.
+    pub fn keeps(self, lanes: &[i16]) -> bool {
+        fit_bytes(lanes) && lanes.chunks_exact(2).all(|pair| pair_fits(self, pair[0], pair[1]))
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Weights {
     Narrow(Aligned<i8>),
@@ -239,7 +246,7 @@ pub(crate) fn wants_guard(style: &Style, stretches: &[Stretch], columns: &Column
     }
     let (lanes, order) = style.lanes(columns.weights.len());
     let groups = groups(stretches, columns.weights, &order[..lanes]);
-    let broken = groups.iter().filter(|group| !keeps_rule(style.rule, group)).count();
+    let broken = groups.iter().filter(|group| !style.rule.keeps(&group.weights)).count();
     expected_to_pay(broken, widen(super::store(columns.input_zero)) as u8)
 }
 
@@ -316,13 +323,13 @@ fn groups(stretches: &[Stretch], columns: &[Vec<i16>], order: &[u8]) -> Vec<Grou
 
 /// Narrow where it is exact and worth it, else wide, or each where it is best. With the offset of each group in the weights' order.
 fn choose(rule: NarrowRule, mut groups: Vec<Group>) -> (Vec<u32>, Weights) {
-    let broken = groups.iter().filter(|g| !fits_bytes(g) || !keeps_rule(rule, g)).count() as f32 / groups.len() as f32;
+    let broken = groups.iter().filter(|group| !rule.keeps(&group.weights)).count() as f32 / groups.len() as f32;
     if rule == NarrowRule::Pairs && broken > 0.0 && broken <= 1.0 - MIX_LIMIT {
-        let (keeping, rest): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(|g| fits_bytes(g) && keeps_rule(rule, g));
+        let (keeping, rest): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(|group| rule.keeps(&group.weights));
         let weights = Weights::Mixed(Aligned::new(&narrow(&keeping)), Aligned::new(&wide(&rest)));
         return ([offsets(&keeping), offsets(&rest)].concat(), weights);
     }
-    if broken > SPLIT_LIMIT || !groups.iter().all(fits_bytes) {
+    if broken > SPLIT_LIMIT || !groups.iter().all(|group| fit_bytes(&group.weights)) {
         return (offsets(&groups), Weights::Wide(Aligned::new(&wide(&groups))));
     }
     let rest: Vec<Group> = if broken == 0.0 { Vec::new() } else { groups.iter_mut().filter_map(|g| split(rule, g)).collect() };
@@ -332,11 +339,11 @@ fn choose(rule: NarrowRule, mut groups: Vec<Group>) -> (Vec<u32>, Weights) {
 
 /// A guard needs bytes, and groups that begin at multiples of their size.
 fn fits_guard(group: &Group) -> bool {
-    fits_bytes(group) && group.offset.is_multiple_of(GROUP)
+    fit_bytes(&group.weights) && group.offset.is_multiple_of(GROUP)
 }
 
-fn fits_bytes(group: &Group) -> bool {
-    group.weights.iter().all(|&weight| i8::try_from(weight).is_ok())
+fn fit_bytes(weights: &[i16]) -> bool {
+    weights.iter().all(|&weight| i8::try_from(weight).is_ok())
 }
 
 fn offsets(groups: &[Group]) -> Vec<u32> {
@@ -383,10 +390,6 @@ fn pair_fits(rule: NarrowRule, a: i16, b: i16) -> bool {
     }
 }
 
-fn keeps_rule(rule: NarrowRule, group: &Group) -> bool {
-    group.weights.chunks_exact(2).all(|pair| pair_fits(rule, pair[0], pair[1]))
-}
-
 /// Halves every offending pair in place and returns the other halves; `None` where none offends.
 fn split(rule: NarrowRule, group: &mut Group) -> Option<Group> {
     let mut rest = vec![0; group.weights.len()];
@@ -405,6 +408,14 @@ fn split(rule: NarrowRule, group: &mut Group) -> Option<Group> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_is_no_byte_is_kept_by_no_rule() {
+        assert!(NarrowRule::Pairs.keeps(&[127, 1, -128, 127]) && NarrowRule::Always.keeps(&[-128; 4]));
+        for rule in [NarrowRule::Always, NarrowRule::Pairs, NarrowRule::NoMinimum] {
+            assert!(!rule.keeps(&[0, 128, 0, 0]) && !rule.keeps(&[0, 0, -129, 0]), "{rule:?}");
+        }
+    }
 
     fn style(rule: NarrowRule) -> Style {
         Style { rule, order: std::array::from_fn(|i| i), pairs: false }

@@ -118,6 +118,8 @@ pub(super) enum Kind {
     Pointwise,
     Dense,
     Grouped,
+    /// Many groups of few channels.
+    Narrow,
     Depthwise,
     Matrix,
     OneDimensional,
@@ -127,8 +129,17 @@ pub(super) enum Kind {
     Guarded,
 }
 
-const KINDS: [Kind; 8] =
-    [Kind::Pointwise, Kind::Dense, Kind::Grouped, Kind::Depthwise, Kind::Matrix, Kind::OneDimensional, Kind::Wide, Kind::Guarded];
+const KINDS: [Kind; 9] = [
+    Kind::Pointwise,
+    Kind::Dense,
+    Kind::Grouped,
+    Kind::Narrow,
+    Kind::Depthwise,
+    Kind::Matrix,
+    Kind::OneDimensional,
+    Kind::Wide,
+    Kind::Guarded,
+];
 
 fn shape(random: &mut Random, kind: Kind) -> ([usize; 3], usize, usize, [usize; 2]) {
     let channels = |random: &mut Random| random.pick(&[1, 2, 3, 4, 7, 8, 16, 17, 24, 33]);
@@ -140,6 +151,10 @@ fn shape(random: &mut Random, kind: Kind) -> ([usize; 3], usize, usize, [usize; 
         Kind::Grouped => {
             let groups = random.range(2..4);
             ([image[0], image[1], c * groups], o * groups, groups, [random.range(1..4), random.range(1..4)])
+        }
+        Kind::Narrow => {
+            let (groups, inputs, outputs) = (random.range(2..20), random.range(1..6), random.range(1..9));
+            ([image[0], image[1], inputs * groups], outputs * groups, groups, [random.range(1..4), random.range(1..4)])
         }
         Kind::Depthwise => {
             let c = c.max(2);
@@ -198,6 +213,10 @@ impl ConvCase {
             let pairs = input.chunks_mut(2).filter(|_| !random.chance(few));
             pairs.flatten().for_each(|value| *value = (*value & 0x3F) | i8::MIN);
         }
+        // Below every ceiling.
+        if matches!(kind, Kind::Depthwise) && random.chance(2) {
+            input.iter_mut().for_each(|value| *value |= i8::MIN);
+        }
         let residual = params.residual.map(|_| random.values(output.height * output.width * out_channels));
         ConvCase { params, input, residual }
     }
@@ -232,11 +251,11 @@ impl ConvCase {
         let mut scratch = vec![0xFF; conv.scratch_bytes()];
         let residual = other.as_deref().filter(|_| !in_place);
         match cut {
-            Cut::Rows(at) => two(at, params.output.height)
-                .for_each(|rows| conv.run(&input, &mut output[params.output.rows(rows.clone())], rows, residual, &mut scratch)),
-            Cut::Blocks(at) => {
+            Cut::Blocks(at) if conv.blocks() > 1 => {
                 conv.run_channels(&input, output.as_mut_slice().into(), two(at, conv.blocks()), residual, &mut scratch);
             }
+            Cut::Rows(at) | Cut::Blocks(at) => two(at, params.output.height)
+                .for_each(|rows| conv.run(&input, &mut output[params.output.rows(rows.clone())], rows, residual, &mut scratch)),
         }
         let zero = params.residual.map_or(params.quant.zero_point, |(add, _)| add.output.zero_point);
         check_surroundings(&params.output, &output, zero, if in_place && other.is_some() { None } else { Some(0x5A) });
@@ -312,9 +331,8 @@ fn every_convolution_equals_the_reference() {
             let case = ConvCase::random(&mut random, kind);
             let expected = case.expected();
             for isa in Isa::supported() {
-                let by_blocks = !case.params.is_depthwise() && random.chance(3);
                 let cut = random.range(0..case.params.output.height + 1);
-                let cut = if by_blocks { Cut::Blocks(random.range(0..4)) } else { Cut::Rows(cut) };
+                let cut = if random.chance(3) { Cut::Blocks(random.range(0..4)) } else { Cut::Rows(cut) };
                 let found = case.run(isa, cut, case.residual.is_some() && random.chance(2), random.chance(2));
                 assert!(found == expected, "{} {kind:?} seed {seed} {cut:?}\n{:?}", isa.name(), case.params);
             }

@@ -12,9 +12,10 @@
 //! product is [`super::avx2`]'s.
 
 use super::AddQuant;
-use super::avx2::{Avx2, ByteProducts, dense, depthwise, winograd};
+use super::avx2::{Avx2, ByteProducts, dense, depthwise, grouped, winograd};
 use super::conv::{Kernel, Strip};
 use super::depthwise::Depthwise;
+use super::grouped::Grouped;
 use super::pack::{NarrowRule, Style};
 use super::rows::Runs;
 use super::winograd::{Job, Winograd};
@@ -69,6 +70,12 @@ impl<const VEX: bool> Kernel for Vnni<VEX> {
         depthwise(self, self.avx2, dw, input, output, rows);
     }
 
+    const GROUPED: bool = true;
+
+    fn grouped(self, layer: &Grouped, input: &[u8], output: &mut [u8], rows: Range<usize>) {
+        grouped(self, self.avx2, layer, input, output, rows);
+    }
+
     const WINOGRAD: Option<usize> = Some(2);
 
     fn winograd(self, wg: &Winograd, job: &mut Job<'_>) {
@@ -106,6 +113,20 @@ macro_rules! byte_step {
 }
 macro_rules! word_step {
     ($instruction:literal, $($rest:tt)*) => { dot_step!($instruction, "vpbroadcastd {x}, [{window} + 2 * {offset} + {skip}]", $($rest)*) };
+}
+
+/// The sum of `$acc` and the products of registers, in the encoding of `$vex`: one arithmetic instruction.
+macro_rules! dot {
+    ($instruction:literal, $vex:ident, $acc:ident, $x:ident, $w:ident) => {{
+        let mut acc = $acc;
+        match $vex {
+            true => asm!(concat!("{{vex}} ", $instruction, " {0}, {1}, {2}"), inout(ymm_reg) acc, in(ymm_reg) $x, in(ymm_reg) $w,
+                options(pure, nomem, nostack, preserves_flags)),
+            false => asm!(concat!("{{evex}} ", $instruction, " {0}, {1}, {2}"), inout(ymm_reg) acc, in(ymm_reg) $x, in(ymm_reg) $w,
+                options(pure, nomem, nostack, preserves_flags)),
+        }
+        acc
+    }};
 }
 
 impl<const VEX: bool> ByteProducts for Vnni<VEX> {
@@ -149,17 +170,16 @@ impl<const VEX: bool> ByteProducts for Vnni<VEX> {
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn pairs(mut acc: __m256i, x: __m256i, w: __m256i) -> __m256i {
-        // SAFETY: one arithmetic instruction on registers, which a value of `Self` proves.
-        unsafe {
-            match VEX {
-                true => asm!("{{vex}} vpdpwssd {0}, {1}, {2}", inout(ymm_reg) acc, in(ymm_reg) x, in(ymm_reg) w,
-                    options(pure, nomem, nostack, preserves_flags)),
-                false => asm!("{{evex}} vpdpwssd {0}, {1}, {2}", inout(ymm_reg) acc, in(ymm_reg) x, in(ymm_reg) w,
-                    options(pure, nomem, nostack, preserves_flags)),
-            }
-        }
-        acc
+    unsafe fn pairs(acc: __m256i, x: __m256i, w: __m256i) -> __m256i {
+        // SAFETY: a value of `Self` proves the instruction.
+        unsafe { dot!("vpdpwssd", VEX, acc, x, w) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn fours(acc: __m256i, x: __m256i, w: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe { dot!("vpdpbusd", VEX, acc, x, w) }
     }
 }
 

@@ -2,7 +2,7 @@
 //! number or HEIGHTxWIDTH) with "same" padding and runs it RUNS times with the kernels of ISA, or else the fastest of this CPU. For
 //! counting the instructions of one layer, and for comparing instruction sets on one core. Weights are near to normally distributed,
 //! one scale a channel, and inputs like them without their negative half, as behind a Relu; with `ZERO=128` in the environment they
-//! lie around the byte 128. With `RESIDUAL` set, the output holds a residual, to which the result is added. With `COLD`
+//! lie around the byte 128. `CHANNEL_GROUPS` divides the channels. With `RESIDUAL` set, the output holds a residual, to which the result is added. With `COLD`
 //! set, weights come from memory in every run, as in a network whose weights no cache holds.
 
 use jouled_kernels::kernels::{AddQuant, Conv, ConvParams, Int8Weights, Isa, Layout, OutputQuant};
@@ -41,7 +41,9 @@ fn main() {
     let sides = words[4].split_once('x').unwrap_or((&words[4], &words[4]));
     let kernel = [sides.0, sides.1].map(|side| side.parse::<usize>().expect("a kernel size"));
     let output = Layout::new(height.div_ceil(stride), width.div_ceil(stride), out);
-    let depth = if depthwise { 1 } else { channels };
+    let groups = std::env::var("CHANNEL_GROUPS").map_or(1, |groups| groups.parse::<usize>().expect("CHANNEL_GROUPS: a number"));
+    let groups = if depthwise { channels } else { groups };
+    let depth = channels / groups;
     let (taps, mut normal) = (depth * kernel[0] * kernel[1], normal());
     let weights: Vec<i8> = (0..out).flat_map(|_| quantized(normal.by_ref().take(taps).collect())).collect();
     let zero = std::env::var("ZERO").map_or(0, |zero| zero.parse::<u8>().expect("ZERO: a byte"));
@@ -53,7 +55,7 @@ fn main() {
         stride: [stride; 2],
         dilation: [1, 1],
         pad: kernel.map(|side| (side - 1) / 2),
-        groups: if depthwise { channels } else { 1 },
+        groups,
         input_zero: (zero ^ 128) as i8,
         weights: Int8Weights { values: &weights, zeros: &[] },
         bias: &bias,

@@ -1,23 +1,26 @@
 //! Depthwise convolution: 16 channels (or eight), some output rows and up to [`SPAN`] columns at a time.
 //!
 //! ```text
-//!   input rows 0, 1   interleaved once, widened to 16 bits  ->  pair 0: a vector for every input column
-//!   input rows 2, 3                                         ->  pair 1
+//!   pairs:     input rows 0, 1   interleaved once, widened to 16 bits  ->  pair 0: a vector for every input column
+//!              input rows 2, 3                                         ->  pair 1
+//!   columns:   input rows 0, 1, 1, 2   interleaved, bytes              ->  output row 0: a vector for every input column
+//!              input rows 1, 2, 2, 3                                   ->  output row 1
 //!
 //!   output row: for each tile of up to 4 (8) columns
-//!                 for each pair:  K weight vectors in registers; every input column is loaded once and meets
-//!                                 the output columns that want it     acc += pair * weights
+//!                 for each pair (once):  K weight vectors in registers; every input column is loaded once and meets
+//!                                        the output columns that want it     acc += input * weights
 //! ```
 //!
-//! The pairs lie in a buffer on the stack that fits the nearest cache; every output row of the group reads them from there.
+//! The interleaved rows lie in a buffer on the stack that fits the nearest cache.
 
-use super::super::depthwise::{DW_LANES, Depthwise, PAIR_ROWS, pairs_per_row, wide_units};
-use super::{ByteProducts, Finish, emit, pin, put, quarter, scaled};
+use super::super::depthwise::{DW_LANES, Depthwise};
+use super::super::sliding::{Form, PAIR_ROWS, Sliding, UNIT, Unit, pairs_per_row};
+use super::{ByteProducts, Finish, emit, opaque, pin, put, quarter, scaled};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Output rows that share a buffer of pairs.
+/// Output rows that share a buffer.
 const ROWS: usize = 4;
 
 /// Output columns that share it, at stride 1; half of that at stride 2.
@@ -27,8 +30,19 @@ const SPAN: usize = 16;
 const COLUMNS: usize = SPAN + 4;
 const PAIRS: usize = ((ROWS - 1) * 2 + 5).div_ceil(PAIR_ROWS);
 
-/// Interleaved rows: `[pair][column][vector of eight channels]`.
-type Pairs = MaybeUninit<[[[__m256i; 2]; COLUMNS]; PAIRS]>;
+const _: () = assert!(ROWS <= PAIRS);
+
+/// Interleaved rows: `[pair or output row][column][vector of eight channels]`.
+type Buffer = MaybeUninit<[[[__m256i; 2]; COLUMNS]; PAIRS]>;
+
+/// Weights as [`Form::Pairs`] or [`Form::Columns`], as a constant parameter.
+const PAIRED: bool = false;
+const IN_COLUMNS: bool = true;
+
+/// Vectors of interleaved rows that a window meets in each of its columns.
+const fn steps(form: bool, kernel: usize) -> usize {
+    if form == IN_COLUMNS { 1 } else { pairs_per_row(kernel) }
+}
 
 /// Rows `rows`; buffers checked by [`Depthwise::check`].
 ///
@@ -39,10 +53,10 @@ pub(super) unsafe fn rows<P: ByteProducts>(dw: &Depthwise, input: &[u8], output:
     // SAFETY: the function's contract; `sliding` is there for these windows only.
     unsafe {
         match (&dw.sliding, dw.kernel, dw.stride) {
-            (Some(weights), 3, 1) => sliding::<P, 3, 1>(dw, weights.as_slice(), input, output, rows),
-            (Some(weights), 3, 2) => sliding::<P, 3, 2>(dw, weights.as_slice(), input, output, rows),
-            (Some(weights), 5, 1) => sliding::<P, 5, 1>(dw, weights.as_slice(), input, output, rows),
-            (Some(weights), 5, 2) => sliding::<P, 5, 2>(dw, weights.as_slice(), input, output, rows),
+            (Some(weights), 3, 1) => sliding::<P, 3, 1>(dw, weights, input, output, rows),
+            (Some(weights), 3, 2) => sliding::<P, 3, 2>(dw, weights, input, output, rows),
+            (Some(weights), 5, 1) => sliding::<P, 5, 1>(dw, weights, input, output, rows),
+            (Some(weights), 5, 2) => sliding::<P, 5, 2>(dw, weights, input, output, rows),
             _ => any_window::<P>(dw, input, output, rows),
         }
     }
@@ -55,13 +69,13 @@ pub(super) unsafe fn rows<P: ByteProducts>(dw: &Depthwise, input: &[u8], output:
 #[target_feature(enable = "avx2")]
 unsafe fn sliding<P: ByteProducts, const K: usize, const S: usize>(
     dw: &Depthwise,
-    weights: &[i16],
+    weights: &Sliding,
     input: &[u8],
     output: &mut [u8],
     rows: Range<usize>,
 ) {
     let base = dw.output.rows(rows.clone()).start;
-    let mut pairs = Pairs::uninit();
+    let mut buffer = Buffer::uninit();
     let finish = Finish::new(&dw.quant);
     for y in rows.clone().step_by(ROWS) {
         let height = ROWS.min(rows.end - y);
@@ -72,7 +86,7 @@ unsafe fn sliding<P: ByteProducts, const K: usize, const S: usize>(
             unsafe {
                 let from = input.as_ptr().add(dw.origin + y * dw.steps[0] + x * dw.steps[1]);
                 let to = output.as_mut_ptr().add(dw.output.offset(y, x) - base);
-                span::<P, K, S>(dw, weights, &finish, &mut pairs, from, to, [height, width]);
+                span::<P, K, S>(dw, weights, &finish, &mut buffer, from, to, [height, width]);
             }
         }
     }
@@ -85,71 +99,112 @@ unsafe fn sliding<P: ByteProducts, const K: usize, const S: usize>(
 #[target_feature(enable = "avx2")]
 unsafe fn span<P: ByteProducts, const K: usize, const S: usize>(
     dw: &Depthwise,
-    weights: &[i16],
+    weights: &Sliding,
     finish: &Finish,
-    pairs: &mut Pairs,
+    buffer: &mut Buffer,
     from: *const u8,
     to: *mut u8,
-    [height, width]: [usize; 2],
+    size: [usize; 2],
 ) {
-    let pairs = pairs.as_mut_ptr().cast::<__m256i>();
-    let mut weights = weights.as_ptr().cast::<__m256i>();
-    let wide = wide_units(K, dw.output.channels) * 2 * DW_LANES;
-    // SAFETY: wide units have all their channels, the others come after them.
-    unsafe {
-        for channel in (0..wide).step_by(2 * DW_LANES) {
-            weights = unit::<P, K, S, 2>(dw, weights, finish, pairs, from, to, [height, width], channel);
-        }
-        for channel in (wide..dw.output.channels).step_by(DW_LANES) {
-            weights = unit::<P, K, S, 1>(dw, weights, finish, pairs, from, to, [height, width], channel);
+    let mut work = Work { dw, weights, finish, buffer: buffer.as_mut_ptr().cast(), from, to, size };
+    for unit in &weights.units {
+        // SAFETY: the function's contract; units of two lane blocks have all their channels.
+        unsafe {
+            match unit.lane_blocks {
+                2 => channels::<P, K, S, 2>(&mut work, unit),
+                _ => channels::<P, K, S, 1>(&mut work, unit),
+            }
         }
     }
 }
 
-/// One unit of `V` lane blocks from `channel` on. Returns the next unit's weights.
-///
-/// # Safety
-/// As [`span`]; `weights` are the unit's.
-#[allow(clippy::too_many_arguments)]
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn unit<P: ByteProducts, const K: usize, const S: usize, const V: usize>(
-    dw: &Depthwise,
-    weights: *const __m256i,
-    finish: &Finish,
-    pairs: *mut __m256i,
+/// A span of a layer.
+struct Work<'a> {
+    dw: &'a Depthwise,
+    weights: &'a Sliding,
+    finish: &'a Finish,
+    buffer: *mut __m256i,
+    /// First window's first byte, first pixel's first byte.
     from: *const u8,
     to: *mut u8,
-    [height, width]: [usize; 2],
-    channel: usize,
-) -> *const __m256i {
-    let per_phase = const { pairs_per_row(K) * K * V };
-    // SAFETY: bias and scale are filled up to whole lane blocks; a unit has `2 / S` phases of weights; eight bytes are readable
-    // at the last channels of a pixel because of the slack; the pairs that a row reads have been written.
+    /// Output rows, columns.
+    size: [usize; 2],
+}
+
+/// The channels of a unit of `V` lane blocks.
+///
+/// # Safety
+/// As [`span`].
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn channels<P: ByteProducts, const K: usize, const S: usize, const V: usize>(work: &mut Work, unit: &Unit) {
+    let size = [work.size[0], (work.size[1] - 1) * S + K];
+    // SAFETY: the function's contract: eight bytes are readable at the last channels of a pixel because of the slack; weights are in the
+    // form that they are used in; only windows of 3x3 have columns.
     unsafe {
-        interleave::<V>(pairs, from.add(channel), dw, [(height - 1) * S + K, (width - 1) * S + K]);
+        let from = work.from.add(unit.channel);
+        let pairs = match unit.form {
+            Form::Pairs(pairs) => pairs,
+            Form::Columns(columns) => {
+                stack::<S, V>(work.buffer, from, work.dw, size);
+                return output_rows::<P, IN_COLUMNS, K, S, V>(work, unit, columns);
+            }
+            Form::Guarded { columns, ceilings, pairs } => {
+                let largest = stack::<S, V>(work.buffer, from, work.dw, size);
+                if !exceeds::<V>(largest, &ceilings) {
+                    return output_rows::<P, IN_COLUMNS, K, S, V>(work, unit, columns);
+                }
+                pairs
+            }
+        };
+        interleave::<V>(work.buffer, from, work.dw, [(size[0] - 1) * S + K, size[1]]);
+        output_rows::<P, PAIRED, K, S, V>(work, unit, pairs);
+    }
+}
+
+/// The output rows of a unit, whose weights begin `at` bytes from the first.
+///
+/// # Safety
+/// As [`channels`]; weights are in the form, and input rows are interleaved for it.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn output_rows<P: ByteProducts, const FORM: bool, const K: usize, const S: usize, const V: usize>(
+    work: &Work,
+    unit: &Unit,
+    at: usize,
+) {
+    let per_phase = const { steps(PAIRED, K) * K * V };
+    let Work { dw, finish, size: [height, width], .. } = *work;
+    let channel = unit.channel;
+    // SAFETY: bias and scale are filled up to whole lane blocks; a unit of pairs has `2 / S` phases of weights; the rows' pixels are
+    // the contract's.
+    unsafe {
+        let weights = work.weights.weights.as_slice().as_ptr().add(at).cast::<__m256i>();
         let bias = std::array::from_fn(|v| _mm256_loadu_si256(dw.bias.as_slice().as_ptr().add(channel + v * DW_LANES).cast()));
         let scale = std::array::from_fn(|v| _mm256_loadu_si256(dw.scale.as_slice().as_ptr().add(channel + v * DW_LANES).cast()));
         for row in 0..height {
+            let (phase, first) = if FORM == IN_COLUMNS { (0, row) } else { (row * S % PAIR_ROWS, row * S / PAIR_ROWS) };
             let mut tiles = Tiles::<V> {
-                weights: weights.add(row * S % PAIR_ROWS * per_phase),
+                weights: weights.add(phase * per_phase),
                 bias: unit_order(bias),
                 scale: unit_order(scale).map(|s| _mm256_castsi256_ps(s)),
-                pairs: pairs.add(row * S / PAIR_ROWS * COLUMNS * V),
-                to: to.add(channel + row * dw.output.row_stride()),
+                rows: work.buffer.add(first * COLUMNS * V),
+                to: work.to.add(channel + row * dw.output.row_stride()),
                 step: dw.output.pixel_stride,
                 channels: (V * DW_LANES).min(dw.output.channels - channel),
             };
             let mut left = width;
             while left > 0 {
-                left -= if V == 2 { tiles.next_of_four::<P, K, S>(finish, left) } else { tiles.next_of_eight::<P, K, S>(finish, left) };
+                left -= match V {
+                    2 => tiles.next_of_four::<P, FORM, K, S>(finish, left),
+                    _ => tiles.next_of_eight::<P, FORM, K, S>(finish, left),
+                };
             }
         }
-        weights.add(PAIR_ROWS / S * per_phase)
     }
 }
 
-/// Channels in order to lanes in the order of [`super::super::depthwise::WIDE_ORDER`], where there are two vectors.
+/// Channels in order to lanes in the order of a unit.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn unit_order<const V: usize>(v: [__m256i; V]) -> [__m256i; V] {
@@ -189,12 +244,121 @@ unsafe fn interleave<const V: usize>(pairs: *mut __m256i, from: *const u8, dw: &
     }
 }
 
+/// Fills `buffer` for output rows x input columns: each channel's bytes of the rows r0 r1 r1 r2 side by side. Returns each channel's
+/// largest byte, in the order of [`spread`].
+///
+/// # Safety
+/// `V * 8` bytes are readable at every pixel of the output rows' windows from `from`; `width <= COLUMNS`, `1 <= height <= ROWS`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn stack<const S: usize, const V: usize>(
+    buffer: *mut __m256i,
+    from: *const u8,
+    dw: &Depthwise,
+    [height, width]: [usize; 2],
+) -> __m256i {
+    // SAFETY: the function's contract.
+    unsafe {
+        match height {
+            4 => stack_rows::<S, V, 4>(buffer, from, dw, width),
+            3 => stack_rows::<S, V, 3>(buffer, from, dw, width),
+            2 => stack_rows::<S, V, 2>(buffer, from, dw, width),
+            _ => stack_rows::<S, V, 1>(buffer, from, dw, width),
+        }
+    }
+}
+
+/// # Safety
+/// As [`stack`], of `H` rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn stack_rows<const S: usize, const V: usize, const H: usize>(
+    mut buffer: *mut __m256i,
+    mut from: *const u8,
+    dw: &Depthwise,
+    width: usize,
+) -> __m256i {
+    let (row, pixel) = (dw.input.row_stride(), dw.input.pixel_stride);
+    let halves = halves::<V>();
+    let mut largest = _mm256_setzero_si256();
+    for _ in 0..width {
+        // SAFETY: a column of the contract's.
+        unsafe {
+            let mut next = |y: usize| {
+                let bytes = spread::<V>(from.add(y * row), halves);
+                largest = _mm256_max_epu8(largest, bytes);
+                bytes
+            };
+            let mut upper = next(0);
+            let mut between = _mm256_setzero_si256();
+            for y in 0..H {
+                if y == 0 || S == 2 {
+                    let middle = next(y * S + 1);
+                    between = _mm256_unpacklo_epi8(upper, middle);
+                    upper = middle;
+                }
+                let lower = next(y * S + 2);
+                let below = _mm256_unpacklo_epi8(upper, lower);
+                let to = buffer.add(y * COLUMNS * V);
+                to.write(_mm256_unpacklo_epi16(between, below));
+                if V == 2 {
+                    to.add(1).write(_mm256_unpackhi_epi16(between, below));
+                }
+                (upper, between) = (lower, below);
+            }
+        }
+        buffer = buffer.wrapping_add(V);
+        from = from.wrapping_add(pixel);
+    }
+    largest
+}
+
+/// True where a channel's largest byte is above its ceiling.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn exceeds<const V: usize>(largest: __m256i, ceilings: &[u8; UNIT]) -> bool {
+    // SAFETY: there are sixteen ceilings.
+    let ceilings = unsafe { spread::<V>(ceilings.as_ptr(), halves::<V>()) };
+    let above = _mm256_subs_epu8(largest, ceilings);
+    _mm256_testz_si256(above, above) == 0
+}
+
+/// `V * 8` bytes, the first half of them in the first 128 bits, where unpacks find them, the second in the others: the order is `halves`.
+///
+/// # Safety
+/// They are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn spread<const V: usize>(from: *const u8, halves: __m256i) -> __m256i {
+    // SAFETY: the function's contract.
+    let twice = unsafe {
+        match V {
+            2 => _mm256_broadcastsi128_si256(_mm_loadu_si128(from.cast())),
+            _ => _mm256_set1_epi64x(from.cast::<i64>().read_unaligned()),
+        }
+    };
+    _mm256_shuffle_epi8(twice, halves)
+}
+
+/// The order of bytes for [`spread`]. The compiler must not know it, or it takes a permutation that is slower.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn halves<const V: usize>() -> __m256i {
+    let mut order = [match V {
+        2 => _mm256_setr_epi64x(0x0706_0504_0302_0100, 0, 0x0F0E_0D0C_0B0A_0908, 0),
+        _ => _mm256_setr_epi64x(0x0302_0100, 0, 0x0706_0504, 0),
+    }];
+    pin(&mut order);
+    order[0]
+}
+
 /// Where a unit stands in its output row.
 struct Tiles<const V: usize> {
     weights: *const __m256i,
     bias: [__m256i; V],
     scale: [__m256; V],
-    pairs: *const __m256i,
+    /// The interleaved rows at its next column.
+    rows: *const __m256i,
     to: *mut u8,
     /// Bytes from an output pixel to the next.
     step: usize,
@@ -209,14 +373,18 @@ impl<const V: usize> Tiles<V> {
     /// As [`Tiles::next`].
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn next_of_four<P: ByteProducts, const K: usize, const S: usize>(&mut self, finish: &Finish, left: usize) -> usize {
+    unsafe fn next_of_four<P: ByteProducts, const FORM: bool, const K: usize, const S: usize>(
+        &mut self,
+        finish: &Finish,
+        left: usize,
+    ) -> usize {
         // SAFETY: the function's contract.
         unsafe {
             match left {
-                3 | 6 => self.next::<P, K, S, 3>(finish),
-                4.. => self.next::<P, K, S, 4>(finish),
-                2 => self.next::<P, K, S, 2>(finish),
-                _ => self.next::<P, K, S, 1>(finish),
+                3 | 6 => self.next::<P, FORM, K, S, 3>(finish),
+                4.. => self.next::<P, FORM, K, S, 4>(finish),
+                2 => self.next::<P, FORM, K, S, 2>(finish),
+                _ => self.next::<P, FORM, K, S, 1>(finish),
             }
         }
     }
@@ -227,18 +395,22 @@ impl<const V: usize> Tiles<V> {
     /// As [`Tiles::next`].
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn next_of_eight<P: ByteProducts, const K: usize, const S: usize>(&mut self, finish: &Finish, left: usize) -> usize {
+    unsafe fn next_of_eight<P: ByteProducts, const FORM: bool, const K: usize, const S: usize>(
+        &mut self,
+        finish: &Finish,
+        left: usize,
+    ) -> usize {
         // SAFETY: the function's contract.
         unsafe {
             match left {
-                7 | 13 | 14 => self.next::<P, K, S, 7>(finish),
-                6 | 11 | 12 => self.next::<P, K, S, 6>(finish),
-                5 | 9 | 10 => self.next::<P, K, S, 5>(finish),
-                8.. => self.next::<P, K, S, 8>(finish),
-                4 => self.next::<P, K, S, 4>(finish),
-                3 => self.next::<P, K, S, 3>(finish),
-                2 => self.next::<P, K, S, 2>(finish),
-                _ => self.next::<P, K, S, 1>(finish),
+                7 | 13 | 14 => self.next::<P, FORM, K, S, 7>(finish),
+                6 | 11 | 12 => self.next::<P, FORM, K, S, 6>(finish),
+                5 | 9 | 10 => self.next::<P, FORM, K, S, 5>(finish),
+                8.. => self.next::<P, FORM, K, S, 8>(finish),
+                4 => self.next::<P, FORM, K, S, 4>(finish),
+                3 => self.next::<P, FORM, K, S, 3>(finish),
+                2 => self.next::<P, FORM, K, S, 2>(finish),
+                _ => self.next::<P, FORM, K, S, 1>(finish),
             }
         }
     }
@@ -249,15 +421,15 @@ impl<const V: usize> Tiles<V> {
     /// As [`span`]; the row has `T` columns left.
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn next<P: ByteProducts, const K: usize, const S: usize, const T: usize>(&mut self, finish: &Finish) -> usize {
+    unsafe fn next<P: ByteProducts, const FORM: bool, const K: usize, const S: usize, const T: usize>(&mut self, finish: &Finish) -> usize {
         let mut acc = [self.bias; T];
-        let (mut weights, mut pairs) = (self.weights, self.pairs);
-        for _ in 0..const { pairs_per_row(K) } {
-            // SAFETY: `K * V` weights a pair, `(T - 1) * S + K` columns are left of each pair.
-            unsafe { accumulate::<P, K, S, T, V>(&mut acc, weights, pairs) };
+        let (mut weights, mut rows) = (self.weights, self.rows);
+        for _ in 0..const { steps(FORM, K) } {
+            // SAFETY: `K * V` weights a step, `(T - 1) * S + K` columns are left of its rows.
+            unsafe { accumulate::<P, FORM, K, S, T, V>(&mut acc, weights, rows) };
             pin(acc.as_flattened_mut());
             weights = weights.wrapping_add(K * V);
-            pairs = pairs.wrapping_add(COLUMNS * V);
+            rows = rows.wrapping_add(COLUMNS * V);
         }
         for acc in &mut acc {
             for (acc, &scale) in acc.iter_mut().zip(&self.scale) {
@@ -265,41 +437,48 @@ impl<const V: usize> Tiles<V> {
             }
         }
         // SAFETY: the row has `T` pixels from here, with `channels` channels.
-        unsafe { emit::<V, T>(finish, acc, self.to, self.step, self.channels) };
-        self.pairs = self.pairs.wrapping_add(T * S * V);
+        unsafe { emit::<V, T>(finish, acc, self.to, self.step, if V == 2 { 2 * DW_LANES } else { self.channels }) };
+        self.rows = self.rows.wrapping_add(T * S * V);
         self.to = self.to.wrapping_add(T * self.step);
         T
     }
 }
 
-/// Adds one pair of kernel rows to `T` output columns.
+/// Adds the products of interleaved rows to `T` output columns.
 ///
 /// # Safety
-/// There is a value of `P`; `K * V` vectors are readable at `weights`, `((T - 1) * S + K) * V` at `pairs`.
+/// There is a value of `P`; `K * V` vectors are readable at `weights`, `((T - 1) * S + K) * V` at `rows`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn accumulate<P: ByteProducts, const K: usize, const S: usize, const T: usize, const V: usize>(
+unsafe fn accumulate<P: ByteProducts, const FORM: bool, const K: usize, const S: usize, const T: usize, const V: usize>(
     acc: &mut [[__m256i; V]; T],
     weights: *const __m256i,
-    pairs: *const __m256i,
+    rows: *const __m256i,
 ) {
-    let mut w = [[_mm256_setzero_si256(); V]; K];
-    for (i, w) in w.as_flattened_mut().iter_mut().enumerate() {
-        // SAFETY: `i < K * V`.
-        *w = unsafe { _mm256_loadu_si256(weights.add(i)) };
-    }
     // One input column; spelt out for each, so that every accumulator has a register.
     macro_rules! input_columns {
         ($($column:literal)*) => {$(
             if $column < const { (T - 1) * S + K } {
+                let weights = opaque(weights);
                 for v in 0..V {
                     // SAFETY: the column is one of the contract's.
-                    let pair = unsafe { _mm256_loadu_si256(pairs.add($column * V + v)) };
+                    let x = unsafe { _mm256_loadu_si256(rows.add($column * V + v)) };
                     for (o, acc) in acc.iter_mut().enumerate() {
                         if $column >= o * S && $column < o * S + K {
                             // SAFETY: the function's contract.
-                            acc[v] = unsafe { P::pairs(acc[v], pair, w[$column - o * S][v]) };
+                            acc[v] = unsafe {
+                                let w = _mm256_loadu_si256(weights.add(($column - o * S) * V + v));
+                                match FORM {
+                                    IN_COLUMNS => P::fours(acc[v], x, w),
+                                    PAIRED => P::pairs(acc[v], x, w),
+                                }
+                            };
                         }
+                    }
+                }
+                for (o, acc) in acc.iter_mut().enumerate() {
+                    if $column >= o * S && $column < o * S + K {
+                        pin(acc);
                     }
                 }
             }

@@ -70,7 +70,7 @@ const fn input_rows(kernel: usize, stride: usize) -> usize {
 /// `dw.check` passed, and the CPU has dot products where `dot` is set.
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn rows(dw: &Depthwise, input: &[u8], output: &mut [u8], rows: Range<usize>, dot: bool) {
-    let slides = dw.sliding.is_some();
+    let slides = dw.slides;
     // SAFETY: the function's contract; weights are packed for the loops that they are handed to.
     unsafe {
         match &dw.bytes {
