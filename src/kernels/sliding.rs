@@ -36,7 +36,7 @@ pub(crate) const UNIT: usize = 2 * DW_LANES;
 const WIDE_ORDER: [usize; UNIT] = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15];
 
 /// The height of windows that may have columns, and units of two lane blocks: those of larger ones would not fit the registers.
-const SMALL: usize = 3;
+pub(crate) const SMALL: usize = 3;
 
 /// The ceiling of weights that are exact for every input.
 const NONE: u8 = u8::MAX;

@@ -14,7 +14,7 @@
 //! The interleaved rows lie in a buffer on the stack that fits the nearest cache.
 
 use super::super::depthwise::{DW_LANES, Depthwise};
-use super::super::sliding::{Form, PAIR_ROWS, Sliding, UNIT, Unit, pairs_per_row};
+use super::super::sliding::{Form, PAIR_ROWS, SMALL, Sliding, UNIT, Unit, pairs_per_row};
 use super::{ByteProducts, Finish, emit, opaque, pin, put, quarter, scaled};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -31,6 +31,9 @@ const COLUMNS: usize = SPAN + 4;
 const PAIRS: usize = ((ROWS - 1) * 2 + 5).div_ceil(PAIR_ROWS);
 
 const _: () = assert!(ROWS <= PAIRS);
+
+/// Vector registers.
+const REGISTERS: usize = 16;
 
 /// Interleaved rows: `[pair or output row][column][vector of eight channels]`.
 type Buffer = MaybeUninit<[[[__m256i; 2]; COLUMNS]; PAIRS]>;
@@ -145,6 +148,8 @@ unsafe fn channels<P: ByteProducts, const K: usize, const S: usize, const V: usi
         let from = work.from.add(unit.channel);
         let pairs = match unit.form {
             Form::Pairs(pairs) => pairs,
+            // A constant condition: loops for larger windows are not even compiled.
+            Form::Columns(_) | Form::Guarded { .. } if K != SMALL => unreachable!("only windows of 3x3 have columns"),
             Form::Columns(columns) => {
                 stack::<S, V>(work.buffer, from, work.dw, size);
                 return output_rows::<P, IN_COLUMNS, K, S, V>(work, unit, columns);
@@ -455,11 +460,13 @@ unsafe fn accumulate<P: ByteProducts, const FORM: bool, const K: usize, const S:
     weights: *const __m256i,
     rows: *const __m256i,
 ) {
+    // Sums, weights, an input column and a product at once.
+    let crowded = const { (T + K) * V + 2 > REGISTERS };
     // One input column; spelt out for each, so that every accumulator has a register.
     macro_rules! input_columns {
         ($($column:literal)*) => {$(
             if $column < const { (T - 1) * S + K } {
-                let weights = opaque(weights);
+                let weights = if crowded { opaque(weights) } else { weights };
                 for v in 0..V {
                     // SAFETY: the column is one of the contract's.
                     let x = unsafe { _mm256_loadu_si256(rows.add($column * V + v)) };
@@ -477,7 +484,7 @@ unsafe fn accumulate<P: ByteProducts, const FORM: bool, const K: usize, const S:
                     }
                 }
                 for (o, acc) in acc.iter_mut().enumerate() {
-                    if $column >= o * S && $column < o * S + K {
+                    if crowded && $column >= o * S && $column < o * S + K {
                         pin(acc);
                     }
                 }
