@@ -245,6 +245,7 @@ pub(crate) struct Strip<'a> {
 pub(crate) struct Blocks {
     pub range: Range<usize>,
     /// The call before was for the same rows of the same input, and scratch is as it left it.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "of interest to Winograd's form"))]
     pub again: bool,
 }
 

@@ -113,6 +113,7 @@ impl Depthwise {
     }
 }
 
+#[cfg_attr(target_arch = "arm", allow(dead_code, reason = "all windows are alike there"))]
 fn is_sliding(params: &ConvParams) -> bool {
     let square = params.kernel[0] == params.kernel[1] && params.stride[0] == params.stride[1] && params.dilation == [1, 1];
     square && matches!(params.kernel[0], 3 | 5) && matches!(params.stride[0], 1 | 2)
