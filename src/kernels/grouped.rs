@@ -9,11 +9,11 @@
 //!   lanes:  a0 a1 a2 a3 | a0 a1 a2 a3 | ...    four of them for each output channel of a, then of b, ...
 //! ```
 //!
-//! Weights are bytes where the sums of their products stay exact ([`super::pack::NarrowRule`]), else 16-bit numbers: `[tap][lane][4]`, or
+//! Weights are bytes where the sums of their products stay exact ([`NarrowRule`]), else 16-bit numbers: `[tap][lane][4]`, or
 //! `[tap][half][lane][2]`. The taps of a unit whose weights are bytes come first.
 
 use super::conv::ConvParams;
-use super::pack::{Columns, GROUP, LANES, Style, folded_bias, is_loud};
+use super::pack::{Columns, GROUP, LANES, NarrowRule, Style, folded_bias, is_loud};
 use super::pantry::{Reader, Writer};
 use super::stored::Aligned;
 use super::{Error, Layout, OutputQuant};
@@ -41,11 +41,16 @@ pub(crate) struct Grouped {
     pub steps: [usize; 2],
     pub spread: Spread,
     taps: usize,
+    packed: Packed,
+}
+
+/// Weights and all else that a loop reads, of the units one after the other.
+#[derive(Clone, Debug)]
+struct Packed {
     /// Of each unit: how many taps have byte weights.
     narrow: Aligned<u32>,
     /// Of each unit: input bytes of its taps, from the window's first.
     offsets: Aligned<u32>,
-    /// Of all units, one after the other.
     weights: Aligned<i8>,
     /// Of each unit's [`LANES`].
     bias: Aligned<i32>,
@@ -75,9 +80,9 @@ pub(crate) struct Unit<'a> {
     pub scale: &'a [f32],
 }
 
-/// Bytes of the weights of a tap.
-const fn tap_bytes(narrow: bool) -> usize {
-    if narrow { LANES * GROUP } else { LANES * GROUP * size_of::<i16>() }
+/// Bytes of a unit's weights, of which so many taps are narrow.
+const fn unit_bytes(narrow: usize, taps: usize) -> usize {
+    (narrow + (taps - narrow) * size_of::<i16>()) * LANES * GROUP
 }
 
 impl Groups {
@@ -110,53 +115,111 @@ impl Groups {
     }
 }
 
+impl Packed {
+    fn put(&self, to: &mut Writer) {
+        to.put(self.narrow.as_slice());
+        to.put(self.offsets.as_slice());
+        to.put(self.weights.as_slice());
+        to.put(self.bias.as_slice());
+        to.put(self.scale.as_slice());
+    }
+
+    fn take(from: &mut Reader) -> Option<Packed> {
+        let (narrow, offsets, weights) = (from.take()?, from.take()?, from.take()?);
+        Some(Packed { narrow, offsets, weights, bias: from.take()?, scale: from.take()? })
+    }
+
+    /// Whether it is what `units` units of these taps can have.
+    fn fits(&self, units: usize, taps: &[u32]) -> bool {
+        let lanes = [self.bias.as_slice().len(), self.scale.as_slice().len()];
+        let (narrow, offsets) = (self.narrow.as_slice(), self.offsets.as_slice());
+        let counts = narrow.len() == units && lanes == [units * LANES; 2] && offsets.len() == units * taps.len();
+        let known = offsets.iter().all(|offset| taps.contains(offset)) && narrow.iter().all(|&narrow| narrow as usize <= taps.len());
+        let bytes = || -> usize { narrow.iter().map(|&narrow| unit_bytes(narrow as usize, taps.len())).sum() };
+        counts && known && self.weights.as_slice().len() == bytes()
+    }
+}
+
+/// What becomes [`Packed`], unit by unit.
+#[derive(Default)]
+struct Lists {
+    narrow: Vec<u32>,
+    offsets: Vec<u32>,
+    weights: Vec<i8>,
+    bias: Vec<i32>,
+    scale: Vec<f32>,
+}
+
+impl Lists {
+    /// Adds bias and scale of lanes that hold a column or none. False where a sum, scaled, may exceed 32 bits.
+    fn requantize(&mut self, columns: &Columns, lanes: &[Option<usize>]) -> Result<bool, Error> {
+        let mut quiet = true;
+        for &column in lanes {
+            let (bias, bound) = column.map_or(Ok((0, 0)), |column| folded_bias(columns, column))?;
+            let scale = column.map_or(0.0, |column| columns.multipliers[column]);
+            self.bias.push(bias);
+            self.scale.push(scale);
+            quiet &= !is_loud(bound, scale);
+        }
+        Ok(quiet)
+    }
+
+    /// Adds taps, with the weights of all lanes that `of_tap` gives.
+    fn multiply(&mut self, rule: NarrowRule, taps: &[u32], of_tap: impl Fn(usize) -> Vec<[i16; GROUP]>) {
+        let (bytes, halves): (Vec<usize>, Vec<usize>) = (0..taps.len()).partition(|&tap| rule.keeps(of_tap(tap).as_flattened()));
+        self.narrow.push(bytes.len() as u32);
+        self.offsets.extend(bytes.iter().chain(&halves).map(|&tap| taps[tap]));
+        for tap in bytes {
+            self.weights.extend(of_tap(tap).as_flattened().iter().map(|&w| w as i8));
+        }
+        for tap in halves {
+            self.weights.extend(in_halves(&of_tap(tap)).flat_map(i16::to_ne_bytes).map(|byte| byte as i8));
+        }
+    }
+
+    fn packed(&self) -> Packed {
+        Packed {
+            narrow: Aligned::new(&self.narrow),
+            offsets: Aligned::new(&self.offsets),
+            weights: Aligned::new(&self.weights),
+            bias: Aligned::new(&self.bias),
+            scale: Aligned::new(&self.scale),
+        }
+    }
+}
+
 impl Grouped {
     /// `params` were checked. `None` where blocks of single groups do better, or where a sum, scaled, may exceed 32 bits.
     pub fn pack(style: &Style, params: &ConvParams) -> Result<Option<Grouped>, Error> {
         let Some((groups, taps)) = Groups::of(params).zip(taps(params)) else { return Ok(None) };
-        let (mut narrow, mut offsets, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut bias, mut scale) = (Vec::new(), Vec::new());
+        let mut lists = Lists::default();
         for channels in groups.units(params.output.channels) {
-            let of_channels: Vec<Vec<i16>> = channels.clone().map(|channel| params.channel_weights(channel).collect()).collect();
+            let weights: Vec<Vec<i16>> = channels.clone().map(|channel| params.channel_weights(channel).collect()).collect();
+            let lanes: Vec<Option<usize>> = style.order.iter().map(|&column| Some(column).filter(|&c| c < weights.len())).collect();
             let columns = Columns {
                 channel: channels.start,
-                weights: &of_channels,
+                weights: &weights,
                 bias: &params.bias[channels.clone()],
                 multipliers: &params.multipliers[channels],
                 input_zero: params.input_zero,
                 guarded: false,
             };
-            let lanes: Vec<Option<usize>> = style.order.iter().map(|&column| (column < of_channels.len()).then_some(column)).collect();
-            for &column in &lanes {
-                let (folded, bound) = column.map_or(Ok((0, 0)), |column| folded_bias(&columns, column))?;
-                let multiplier = column.map_or(0.0, |column| columns.multipliers[column]);
-                if is_loud(bound, multiplier) {
-                    return Ok(None);
-                }
-                bias.push(folded);
-                scale.push(multiplier);
+            if !lists.requantize(&columns, &lanes)? {
+                return Ok(None);
             }
-            let of_tap = |tap: usize| -> Vec<[i16; GROUP]> {
-                let weight = |column: usize, i: usize| if i < groups.inputs { of_channels[column][i * taps.len() + tap] } else { 0 };
-                lanes.iter().map(|column| std::array::from_fn(|i| column.map_or(0, |column| weight(column, i)))).collect()
+            let weight = |column: usize, input: usize, tap: usize| match input < groups.inputs {
+                true => weights[column][input * taps.len() + tap],
+                false => 0,
             };
-            let (bytes, halves): (Vec<usize>, Vec<usize>) = (0..taps.len()).partition(|&tap| style.rule.keeps(of_tap(tap).as_flattened()));
-            narrow.push(bytes.len() as u32);
-            offsets.extend(bytes.iter().chain(&halves).map(|&tap| taps[tap]));
-            bytes.iter().for_each(|&tap| weights.extend(of_tap(tap).as_flattened().iter().map(|&w| w as i8)));
-            halves.iter().for_each(|&tap| weights.extend(in_halves(&of_tap(tap)).flat_map(i16::to_ne_bytes).map(|byte| byte as i8)));
+            let of_lane = |lane: Option<usize>, input, tap| lane.map_or(0, |column| weight(column, input, tap));
+            lists.multiply(style.rule, &taps, |tap| {
+                lanes.iter().map(|&lane| std::array::from_fn(|input| of_lane(lane, input, tap))).collect()
+            });
         }
-        let arrays = (Aligned::new(&narrow), Aligned::new(&offsets), Aligned::new(&weights), Aligned::new(&bias), Aligned::new(&scale));
-        Ok(Some(Grouped::of(style, params, groups, arrays)))
+        Ok(Some(Grouped::of(style, params, groups, lists.packed())))
     }
 
-    #[allow(clippy::type_complexity)]
-    fn of(
-        style: &Style,
-        params: &ConvParams,
-        groups: Groups,
-        (narrow, offsets, weights, bias, scale): (Aligned<u32>, Aligned<u32>, Aligned<i8>, Aligned<i32>, Aligned<f32>),
-    ) -> Grouped {
+    fn of(style: &Style, params: &ConvParams, groups: Groups, packed: Packed) -> Grouped {
         Grouped {
             output: params.output,
             quant: params.quant,
@@ -166,47 +229,28 @@ impl Grouped {
             steps: params.steps(),
             spread: groups.spread(style),
             taps: params.kernel[0] * params.kernel[1],
-            narrow,
-            offsets,
-            weights,
-            bias,
-            scale,
+            packed,
         }
     }
 
     pub fn put(&self, to: &mut Writer) {
-        to.put(self.narrow.as_slice());
-        to.put(self.offsets.as_slice());
-        to.put(self.weights.as_slice());
-        to.put(self.bias.as_slice());
-        to.put(self.scale.as_slice());
+        self.packed.put(to);
     }
 
     /// `None` where it is not what [`Grouped::pack`] could have made of these parameters.
     pub fn take(from: &mut Reader, style: &Style, params: &ConvParams) -> Option<Grouped> {
         let (groups, taps) = (Groups::of(params)?, taps(params)?);
-        let arrays = (from.take()?, from.take()?, from.take()?, from.take()?, from.take()?);
-        let grouped = Grouped::of(style, params, groups, arrays);
-        let units = groups.units(params.output.channels).count();
-        let lengths = [grouped.narrow.as_slice().len(), grouped.bias.as_slice().len(), grouped.scale.as_slice().len()];
-        let fits = lengths == [units, units * LANES, units * LANES] && grouped.offsets.as_slice().len() == units * taps.len();
-        let taps_exist = grouped.offsets.as_slice().iter().all(|offset| taps.contains(offset));
-        let few = grouped.narrow.as_slice().iter().all(|&narrow| narrow as usize <= taps.len());
-        let bytes = || grouped.narrow.as_slice().iter().map(|&narrow| grouped.unit_bytes(narrow as usize)).sum::<usize>();
-        (fits && taps_exist && few && bytes() == grouped.weights.as_slice().len()).then_some(grouped)
-    }
-
-    fn unit_bytes(&self, narrow: usize) -> usize {
-        narrow * tap_bytes(true) + (self.taps - narrow) * tap_bytes(false)
+        let packed = Packed::take(from).filter(|packed| packed.fits(groups.units(params.output.channels).count(), &taps))?;
+        Some(Grouped::of(style, params, groups, packed))
     }
 
     pub fn units(&self) -> impl Iterator<Item = Unit<'_>> {
-        let mut weights = self.weights.as_slice();
+        let mut weights = self.packed.weights.as_slice();
         let channels = self.groups.units(self.output.channels);
-        channels.zip(self.narrow.as_slice()).enumerate().map(move |(i, (channels, &narrow))| {
-            let (own, rest) = weights.split_at(self.unit_bytes(narrow as usize));
+        channels.zip(self.packed.narrow.as_slice()).enumerate().map(move |(i, (channels, &narrow))| {
+            let (own, rest) = weights.split_at(unit_bytes(narrow as usize, self.taps));
             weights = rest;
-            let (narrow, wide) = self.offsets.as_slice()[i * self.taps..][..self.taps].split_at(narrow as usize);
+            let (narrow, wide) = self.packed.offsets.as_slice()[i * self.taps..][..self.taps].split_at(narrow as usize);
             let lanes = i * LANES..(i + 1) * LANES;
             Unit {
                 channel: channels.start,
@@ -215,21 +259,21 @@ impl Grouped {
                 narrow,
                 wide,
                 weights: own,
-                bias: &self.bias.as_slice()[lanes.clone()],
-                scale: &self.scale.as_slice()[lanes],
+                bias: &self.packed.bias.as_slice()[lanes.clone()],
+                scale: &self.packed.scale.as_slice()[lanes],
             }
         })
     }
 
     /// Bytes of packed weights.
     pub fn bytes(&self) -> usize {
-        self.weights.as_slice().len()
+        self.packed.weights.as_slice().len()
     }
 
     /// The share of taps whose weights are of 16 bits.
     pub fn wide_share(&self) -> f32 {
-        let narrow: u32 = self.narrow.as_slice().iter().sum();
-        1.0 - narrow as f32 / self.offsets.as_slice().len() as f32
+        let narrow: u32 = self.packed.narrow.as_slice().iter().sum();
+        1.0 - narrow as f32 / self.packed.offsets.as_slice().len() as f32
     }
 
     /// Panics unless `input` is the whole tensor and `output` the bytes that `rows` own.
@@ -255,7 +299,6 @@ const _: () = assert!(REACH <= super::SLACK);
 
 #[cfg(test)]
 mod tests {
-    use super::super::pack::NarrowRule;
     use super::*;
 
     #[test]
