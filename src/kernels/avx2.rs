@@ -571,25 +571,21 @@ fn pin(sums: &mut [__m256i]) {
     }
 }
 
-/// No instruction: the compiler must not know that it has read there before, so that weights are operands in memory.
+/// No instruction: the compiler must not know how the pointer came about. So it neither computes addresses anew nor keeps in registers
+/// what it could load again.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn opaque(mut weights: *const __m256i) -> *const __m256i {
+fn opaque<T>(mut pointer: *const T) -> *const T {
     // SAFETY: an empty instruction sequence.
-    unsafe { std::arch::asm!("/* {0} */", inout(reg) weights, options(pure, readonly, nostack, preserves_flags)) };
-    weights
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) pointer, options(pure, readonly, nostack, preserves_flags)) };
+    pointer
 }
 
 /// Windows of a tile, `step` bytes apart, a register each.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn windows<const PIXELS: usize>(first: *const u8, step: usize) -> [*const u8; PIXELS] {
-    std::array::from_fn(|pixel| {
-        let mut window = first.wrapping_add(pixel * step);
-        // SAFETY: no instruction. The compiler must not know how windows are related, or it computes every address anew.
-        unsafe { std::arch::asm!("/* {0} */", inout(reg) window, options(pure, readonly, nostack, preserves_flags)) };
-        window
-    })
+    std::array::from_fn(|pixel| opaque(first.wrapping_add(pixel * step)))
 }
 
 /// `VECTORS` vectors of weights from `weights` on, which moves behind them.

@@ -10,7 +10,7 @@ use super::guard::CHUNK;
 use super::output::Output;
 use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack, wants_guard};
 use super::pantry::{Pantry, Reader, Writer};
-use super::rows::Runs;
+use super::rows::{Runs, check_rows};
 use super::weights::Int8Weights;
 use super::winograd::{Job, Winograd};
 use super::{AddQuant, Error, Isa, Layout, OutputQuant, SLACK, check_multiplier, load, store, with_kernel};
@@ -117,6 +117,11 @@ impl ConvParams<'_> {
     /// Input byte of tap (ky, kx), from the window's first.
     pub(crate) fn tap(&self, ky: usize, kx: usize) -> usize {
         ky * self.dilation[0] * self.input.row_stride() + kx * self.dilation[1] * self.input.pixel_stride
+    }
+
+    /// The same of every tap, in row order.
+    pub(crate) fn taps(&self) -> impl Iterator<Item = usize> {
+        (0..self.kernel[0]).flat_map(move |ky| (0..self.kernel[1]).map(move |kx| self.tap(ky, kx)))
     }
 
     /// Fails where a size does not fit, a weight or scale is out of range, or the input lacks its border.
@@ -571,8 +576,8 @@ impl Conv {
     /// `rows`. With a residual in the parameters, `residual` holds that tensor, or is `None` where it lies in the output's
     /// own place (the same layout), to be overwritten.
     pub fn run(&self, input: &[u8], output: &mut [u8], rows: Range<usize>, residual: Option<&[u8]>, scratch: &mut [u8]) {
-        assert!(rows.start < rows.end && rows.end <= self.output.height, "rows {rows:?} of {}", self.output.height);
-        assert!(input.len() >= self.input.bytes() && output.len() >= self.output.rows(rows.clone()).len());
+        check_rows(&self.output, output, &rows);
+        assert!(input.len() >= self.input.bytes());
         match &self.body {
             Body::Depthwise(dw) => with_kernel!(self.isa, k => k.depthwise(dw, input, output, rows.clone())),
             Body::Grouped(g) => with_kernel!(self.isa, k => k.grouped(g, input, output, rows.clone())),
@@ -785,7 +790,7 @@ impl Body {
 
 fn body<K: Kernel>(kernel: K, params: &ConvParams) -> Result<Body, Error> {
     if params.is_depthwise() {
-        return Ok(Body::Depthwise(Box::new(Depthwise::pack(params, K::STYLE.rule)?)));
+        return Ok(Body::Depthwise(Box::new(Depthwise::pack(params, &K::STYLE)?)));
     }
     if K::GROUPED
         && let Some(grouped) = Grouped::pack(&K::STYLE, params)?

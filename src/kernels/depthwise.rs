@@ -5,7 +5,8 @@
 //! weights in an order of their own.
 
 use super::conv::ConvParams;
-use super::pack::{Columns, NarrowRule, folded_bias, is_loud};
+use super::pack::{Columns, Style, folded_bias, is_loud};
+use super::rows::check_rows;
 #[cfg(target_arch = "x86_64")]
 use super::sliding::Sliding;
 use super::stored::Aligned;
@@ -49,9 +50,9 @@ pub(crate) struct Depthwise {
 }
 
 impl Depthwise {
-    /// `params` were checked and are depthwise. `rule`: which byte products are exact.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "the rule of x86's sliding windows"))]
-    pub fn pack(params: &ConvParams, rule: NarrowRule) -> Result<Depthwise, Error> {
+    /// `params` were checked and are depthwise. `style`: how the instruction set wants weights.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "of interest to x86's sliding windows"))]
+    pub fn pack(params: &ConvParams, style: &Style) -> Result<Depthwise, Error> {
         if params.residual.is_some() {
             return Err(Error::Parameter { what: "residual addition of a depthwise convolution", found: 1 });
         }
@@ -91,7 +92,7 @@ impl Depthwise {
             slides: is_sliding(params),
             loud,
             #[cfg(target_arch = "x86_64")]
-            sliding: is_sliding(params).then(|| Sliding::pack(&weights, params.kernel[0], params.stride[0], rule)),
+            sliding: is_sliding(params).then(|| Sliding::pack(style, &weights, params.kernel[0], params.stride[0])),
             bias: Aligned::new(&bias),
             scale: Aligned::new(&scale),
         })
@@ -108,8 +109,8 @@ impl Depthwise {
 
     /// Panics unless `input` is the whole tensor and `output` the bytes that `rows` own.
     pub fn check(&self, input: &[u8], output: &[u8], rows: &std::ops::Range<usize>) {
-        assert!(rows.start < rows.end && rows.end <= self.output.height);
-        assert!(input.len() >= self.input.bytes() && output.len() >= self.output.rows(rows.clone()).len());
+        check_rows(&self.output, output, rows);
+        assert!(input.len() >= self.input.bytes());
     }
 }
 
@@ -120,8 +121,7 @@ fn is_sliding(params: &ConvParams) -> bool {
 }
 
 fn tap_pairs(params: &ConvParams) -> Vec<[usize; 2]> {
-    let offsets: Vec<usize> =
-        (0..params.kernel[0]).flat_map(|ky| (0..params.kernel[1]).map(move |kx| (ky, kx))).map(|(ky, kx)| params.tap(ky, kx)).collect();
+    let offsets: Vec<usize> = params.taps().collect();
     offsets.chunks(2).map(|pair| [pair[0], *pair.last().unwrap_or(&pair[0])]).collect()
 }
 

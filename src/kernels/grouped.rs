@@ -15,6 +15,7 @@
 use super::conv::ConvParams;
 use super::pack::{Columns, GROUP, LANES, NarrowRule, Style, folded_bias, is_loud};
 use super::pantry::{Reader, Writer};
+use super::rows::check_rows;
 use super::stored::Aligned;
 use super::{Error, Layout, OutputQuant};
 use std::ops::Range;
@@ -278,15 +279,14 @@ impl Grouped {
 
     /// Panics unless `input` is the whole tensor and `output` the bytes that `rows` own.
     pub fn check(&self, input: &[u8], output: &[u8], rows: &Range<usize>) {
-        assert!(rows.start < rows.end && rows.end <= self.output.height);
-        assert!(input.len() >= self.input.bytes() && output.len() >= self.output.rows(rows.clone()).len());
+        check_rows(&self.output, output, rows);
+        assert!(input.len() >= self.input.bytes());
     }
 }
 
 /// Input byte of each tap, from the window's first; `None` where one does not fit.
 fn taps(params: &ConvParams) -> Option<Vec<u32>> {
-    let each = (0..params.kernel[0]).flat_map(|ky| (0..params.kernel[1]).map(move |kx| (ky, kx)));
-    each.map(|(ky, kx)| u32::try_from(params.tap(ky, kx)).ok()).collect()
+    params.taps().map(|tap| u32::try_from(tap).ok()).collect()
 }
 
 /// The first two weights of every lane, then the others.

@@ -1,7 +1,7 @@
 //! Weights of depthwise windows of 3x3 and 5x5 with stride 1 or 2, as the loops of x86-64 read them: input rows are interleaved once and
 //! serve every kernel column.
 //!
-//! A unit is a lane block, or two of them for 3x3, whose 16 lanes are then in the order of [`WIDE_ORDER`]. Its weights lie in one of two
+//! A unit is a lane block, or two of them for 3x3, whose 16 lanes are then in the order of the [`Style`]. Its weights lie in one of two
 //! forms, or in both:
 //!
 //! ```text
@@ -18,7 +18,7 @@
 //! is 169 or more: the loop looks at the largest inputs first, and takes the pairs where one exceeds it. Behind a Relu hardly any does.
 
 use super::depthwise::DW_LANES;
-use super::pack::NarrowRule;
+use super::pack::{LANES, NarrowRule, Style};
 use super::stored::Aligned;
 
 /// Input rows that are interleaved in pairs.
@@ -29,18 +29,14 @@ pub(crate) const fn pairs_per_row(kernel: usize) -> usize {
     kernel.div_ceil(PAIR_ROWS)
 }
 
-/// Most channels of a unit.
-pub(crate) const UNIT: usize = 2 * DW_LANES;
-
-/// Channels of two lane blocks as x86 interleaves them: its unpacks work on 128-bit halves.
-const WIDE_ORDER: [usize; UNIT] = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15];
+const _: () = assert!(LANES == 2 * DW_LANES);
 
 /// The height of windows that may have columns, and units of two lane blocks: those of larger ones would not fit the registers.
 pub(crate) const SMALL: usize = 3;
 
 /// The ceiling of weights that are exact for every input.
 const NONE: u8 = u8::MAX;
-const UNGUARDED: [u8; UNIT] = [NONE; UNIT];
+const UNGUARDED: [u8; LANES] = [NONE; LANES];
 
 /// Some channels that a loop does together.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +55,7 @@ pub(crate) enum Form {
     /// Columns where no channel's inputs exceed its ceiling, else pairs.
     Guarded {
         columns: usize,
-        ceilings: [u8; UNIT],
+        ceilings: [u8; LANES],
         pairs: usize,
     },
 }
@@ -72,10 +68,10 @@ pub(crate) struct Sliding {
 }
 
 impl Sliding {
-    /// `weights`: of each channel, `kernel * kernel` in row order. `rule`: which byte products are exact.
-    pub fn pack(weights: &[Vec<i16>], kernel: usize, stride: usize, rule: NarrowRule) -> Sliding {
-        let wide = if kernel == SMALL { weights.len() / UNIT * UNIT } else { 0 };
-        let wide_units = (0..wide).step_by(UNIT).map(|first| (first, WIDE_ORDER.to_vec()));
+    /// `weights`: of each channel, `kernel * kernel` in row order.
+    pub fn pack(style: &Style, weights: &[Vec<i16>], kernel: usize, stride: usize) -> Sliding {
+        let wide = if kernel == SMALL { weights.len() / LANES * LANES } else { 0 };
+        let wide_units = (0..wide).step_by(LANES).map(|first| (first, style.order.to_vec()));
         let others = (wide..weights.len()).step_by(DW_LANES).map(|first| (first, (0..DW_LANES).collect()));
         let mut bytes = Vec::new();
         let mut put = |weights: Vec<u8>| {
@@ -87,7 +83,7 @@ impl Sliding {
         for (channel, order) in wide_units.chain(others) {
             let of_unit = &weights[channel..];
             let pairs = || pairs(of_unit, &order, kernel, stride);
-            let columns = if kernel == SMALL { columns(of_unit, &order, rule) } else { None };
+            let columns = if kernel == SMALL { columns(of_unit, &order, style.rule) } else { None };
             let form = match columns {
                 None => Form::Pairs(put(pairs())),
                 Some((columns, UNGUARDED)) => Form::Columns(put(columns)),
@@ -116,7 +112,7 @@ fn pairs(weights: &[Vec<i16>], order: &[usize], kernel: usize, stride: usize) ->
 }
 
 /// The weights of the channels of `order` in columns, and each channel's ceiling. `None` where a weight is none of 8 bits.
-fn columns(weights: &[Vec<i16>], order: &[usize], rule: NarrowRule) -> Option<(Vec<u8>, [u8; UNIT])> {
+fn columns(weights: &[Vec<i16>], order: &[usize], rule: NarrowRule) -> Option<(Vec<u8>, [u8; LANES])> {
     let (mut out, mut ceilings) = (Vec::new(), UNGUARDED);
     for kx in 0..SMALL {
         for &channel in order {
@@ -154,6 +150,10 @@ fn ceiling([a, b, c, d]: [i8; 4]) -> u8 {
 mod tests {
     use super::*;
 
+    fn style(rule: NarrowRule) -> Style {
+        Style { rule, order: std::array::from_fn(|i| i), pairs: false }
+    }
+
     /// The largest and the smallest sum of products of two weights with bytes up to `ceiling`.
     fn extremes(a: i8, b: i8, ceiling: u8) -> [i32; 2] {
         let (a, b) = (i32::from(a), i32::from(b));
@@ -185,7 +185,7 @@ mod tests {
         let mut weights = vec![vec![1i16; 9]; 40];
         weights[17] = vec![127; 9];
         weights[39][0] = 128;
-        let sliding = Sliding::pack(&weights, 3, 1, NarrowRule::Pairs);
+        let sliding = Sliding::pack(&style(NarrowRule::Pairs), &weights, 3, 1);
         let mut ceilings = UNGUARDED;
         ceilings[1] = 171;
         let (columns, pairs) = (3 * 16 * 4, 2 * 2 * 3 * 16 * 2 * size_of::<i16>());
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn four_products_in_one_instruction_need_no_ceiling() {
-        let sliding = Sliding::pack(&vec![vec![127; 9]; 16], 3, 2, NarrowRule::Always);
+        let sliding = Sliding::pack(&style(NarrowRule::Always), &vec![vec![127; 9]; 16], 3, 2);
         assert_eq!(sliding.units[0].form, Form::Columns(0));
     }
 }

@@ -2,8 +2,8 @@
 //! number or HEIGHTxWIDTH) with "same" padding and runs it RUNS times with the kernels of ISA, or else the fastest of this CPU. For
 //! counting the instructions of one layer, and for comparing instruction sets on one core. Weights are near to normally distributed,
 //! one scale a channel, and inputs like them without their negative half, as behind a Relu; with `ZERO=128` in the environment they
-//! lie around the byte 128. `CHANNEL_GROUPS` divides the channels. With `RESIDUAL` set, the output holds a residual, to which the result is added. With `COLD`
-//! set, weights come from memory in every run, as in a network whose weights no cache holds.
+//! lie around the byte 128. `CHANNEL_GROUPS` divides the channels. With `RESIDUAL` set, the output holds a residual, to which the result is
+//! added. With `COLD` set, weights come from memory in every run, as in a network whose weights no cache holds.
 
 use jouled_kernels::kernels::{AddQuant, Conv, ConvParams, Int8Weights, Isa, Layout, OutputQuant};
 use std::time::{Duration, Instant};

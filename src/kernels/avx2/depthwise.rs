@@ -14,7 +14,8 @@
 //! The interleaved rows lie in a buffer on the stack that fits the nearest cache.
 
 use super::super::depthwise::{DW_LANES, Depthwise};
-use super::super::sliding::{Form, PAIR_ROWS, SMALL, Sliding, UNIT, Unit, pairs_per_row};
+use super::super::pack::LANES;
+use super::super::sliding::{Form, PAIR_ROWS, SMALL, Sliding, Unit, pairs_per_row};
 use super::{ByteProducts, Finish, emit, opaque, pin, put, quarter, scaled};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -109,13 +110,13 @@ unsafe fn span<P: ByteProducts, const K: usize, const S: usize>(
     to: *mut u8,
     size: [usize; 2],
 ) {
-    let mut work = Work { dw, weights, finish, buffer: buffer.as_mut_ptr().cast(), from, to, size };
+    let work = Work { dw, weights, finish, buffer: buffer.as_mut_ptr().cast(), from, to, size };
     for unit in &weights.units {
         // SAFETY: the function's contract; units of two lane blocks have all their channels.
         unsafe {
             match unit.lane_blocks {
-                2 => channels::<P, K, S, 2>(&mut work, unit),
-                _ => channels::<P, K, S, 1>(&mut work, unit),
+                2 => channels::<P, K, S, 2>(&work, unit),
+                _ => channels::<P, K, S, 1>(&work, unit),
             }
         }
     }
@@ -140,7 +141,7 @@ struct Work<'a> {
 /// As [`span`].
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn channels<P: ByteProducts, const K: usize, const S: usize, const V: usize>(work: &mut Work, unit: &Unit) {
+unsafe fn channels<P: ByteProducts, const K: usize, const S: usize, const V: usize>(work: &Work, unit: &Unit) {
     let size = [work.size[0], (work.size[1] - 1) * S + K];
     // SAFETY: the function's contract: eight bytes are readable at the last channels of a pixel because of the slack; weights are in the
     // form that they are used in; only windows of 3x3 have columns.
@@ -321,7 +322,7 @@ unsafe fn stack_rows<const S: usize, const V: usize, const H: usize>(
 /// True where a channel's largest byte is above its ceiling.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn exceeds<const V: usize>(largest: __m256i, ceilings: &[u8; UNIT]) -> bool {
+fn exceeds<const V: usize>(largest: __m256i, ceilings: &[u8; LANES]) -> bool {
     // SAFETY: there are sixteen ceilings.
     let ceilings = unsafe { spread::<V>(ceilings.as_ptr(), halves::<V>()) };
     let above = _mm256_subs_epu8(largest, ceilings);

@@ -2,7 +2,7 @@
 
 use super::super::guard::{CHUNK, Chunk, Guard, top};
 use super::super::pack::GROUP;
-use super::{ByteProducts, Half, in_halves, narrow, next_weights};
+use super::{ByteProducts, Half, in_halves, narrow, next_weights, opaque};
 use std::arch::x86_64::*;
 
 /// What a strip's tiles know of their guard.
@@ -161,13 +161,10 @@ pub(super) unsafe fn widened<P: ByteProducts, const VECTORS: usize, const PIXELS
 ) {
     let half = |half: Half| match half {
         Half::First => {
-            let mut again = weights;
-            // SAFETY: no instruction; then the function's contract. The compiler must not know that both halves load the same, or it keeps
-            // in registers what it could load again, and sums on the stack.
-            let w: [__m256i; VECTORS] = unsafe {
-                std::arch::asm!("/* {0} */", inout(reg) again, options(pure, readonly, nostack, preserves_flags));
-                next_weights(&mut again)
-            };
+            // Or both halves' loads become one, and sums lie on the stack.
+            let mut again = opaque(weights);
+            // SAFETY: the function's contract.
+            let w: [__m256i; VECTORS] = unsafe { next_weights(&mut again) };
             w.map(|w| even(w))
         }
         // SAFETY: the function's contract.
