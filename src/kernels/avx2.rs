@@ -162,20 +162,26 @@ pub(super) fn dense<P: ByteProducts>(_: P, _: Avx2, strip: &mut Strip<'_>) {
     strip.check();
     // SAFETY: the arguments prove both instruction sets; the strip was checked.
     unsafe {
-        match strip.block.guard() {
-            Some(_) if P::SATURATES && strip.widened => blocks::<P, WIDENED>(strip),
-            Some(_) if P::SATURATES => blocks::<P, GUARDED>(strip),
-            _ => blocks::<P, EXACT>(strip),
+        match (strip.block.weights(), strip.block.guard()) {
+            (Weights::Wide(_), _) => blocks::<P, WIDE>(strip),
+            (Weights::Mixed(..), _) => blocks::<P, MIXED>(strip),
+            (Weights::Narrow(_), Some(_)) if P::SATURATES && strip.widened => blocks::<P, WIDENED>(strip),
+            (Weights::Narrow(_), Some(_)) if P::SATURATES => blocks::<P, GUARDED>(strip),
+            (Weights::Narrow(_), _) => blocks::<P, NARROW>(strip),
         }
     }
 }
 
-/// How narrow weights are multiplied: as bytes.
-const EXACT: u8 = 0;
+/// How weights are multiplied: narrow ones as bytes.
+const NARROW: u8 = 0;
 /// As bytes, compared with ceilings.
 const GUARDED: u8 = 1;
-/// In 16 bits, as the input is.
+/// Narrow ones in 16 bits, as the input is.
 const WIDENED: u8 = 2;
+/// Wide ones in 16 bits.
+const WIDE: u8 = 3;
+/// Both, each in its way.
+const MIXED: u8 = 4;
 
 /// Computes a strip. A loop for each way, because small tiles feel every branch.
 ///
@@ -403,7 +409,6 @@ unsafe fn pixels<P: ByteProducts, const HOW: u8, const VECTORS: usize>(strip: &m
     let output = strip.output.as_mut_ptr();
     let shared = Shared::<VECTORS>::new(strip);
     let residual = strip.residual().map(|r| (r.bytes.map_or(output.cast_const(), <[u8]>::as_ptr), r.grid));
-    let tall = shared.narrow.0.is_empty() || HOW == WIDENED || P::SPARES_REGISTERS;
     let full = shared.columns == VECTORS * 8;
     let (height, width) = strip.rows();
     for y in 0..height {
@@ -411,6 +416,7 @@ unsafe fn pixels<P: ByteProducts, const HOW: u8, const VECTORS: usize>(strip: &m
         // SAFETY: row `y` is one of the strip's, and the steps below stay inside it: `strip.check()` covers them.
         unsafe {
             let mut at = At {
+                x: 0,
                 bytes: strip.bytes.as_ptr().add(window),
                 tops: strip.tops.as_ptr().wrapping_add(window / GROUP),
                 window: strip.input.as_ptr().wrapping_add(window * 2),
@@ -420,16 +426,17 @@ unsafe fn pixels<P: ByteProducts, const HOW: u8, const VECTORS: usize>(strip: &m
             let mut left = width;
             while left > 0 {
                 left -= match full {
-                    true => next_tile::<P, HOW, VECTORS, true>(&shared, &mut at, left, tall),
-                    false => next_tile::<P, HOW, VECTORS, false>(&shared, &mut at, left, tall),
+                    true => next_tile::<P, HOW, VECTORS, true>(&shared, &mut at, left),
+                    false => next_tile::<P, HOW, VECTORS, false>(&shared, &mut at, left),
                 };
             }
         }
     }
 }
 
-/// The next pixel of a row.
+/// Where a row's first pixel is, and the number of the next one.
 struct At {
+    x: usize,
     bytes: *const u8,
     /// Its tops where bytes are guarded, else dangling.
     tops: *const u8,
@@ -439,7 +446,38 @@ struct At {
     residual: *const u8,
 }
 
-/// The next tile of a row with `left` pixels left, as large as pays. `tall`: there are registers for six pixels of sixteen channels.
+impl At {
+    /// The bytes of so many pixels' windows.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn windows<const VECTORS: usize, const PIXELS: usize>(&self, shared: &Shared<'_, VECTORS>) -> [*const u8; PIXELS] {
+        windows(self.bytes.wrapping_add(self.x * shared.steps[0]), shared.steps[0])
+    }
+
+    /// The same in the widened input.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn wide_windows<const VECTORS: usize, const PIXELS: usize>(&self, shared: &Shared<'_, VECTORS>) -> [*const u8; PIXELS] {
+        windows(self.window.wrapping_add(self.x * shared.steps[0] * 2), shared.steps[0] * 2)
+    }
+
+    #[inline(always)]
+    fn tops<const VECTORS: usize>(&self, shared: &Shared<'_, VECTORS>) -> *const u8 {
+        self.tops.wrapping_add(self.x * shared.steps[0] / GROUP)
+    }
+
+    #[inline(always)]
+    fn pixel<const VECTORS: usize>(&self, shared: &Shared<'_, VECTORS>) -> *mut u8 {
+        self.pixel.wrapping_add(self.x * shared.steps[1])
+    }
+
+    #[inline(always)]
+    fn residual<const VECTORS: usize>(&self, shared: &Shared<'_, VECTORS>) -> *const u8 {
+        self.residual.wrapping_add(self.x * shared.steps[2])
+    }
+}
+
+/// The next tile of a row with `left` pixels left, as large as pays.
 ///
 /// # Safety
 /// As [`tile`].
@@ -449,8 +487,9 @@ unsafe fn next_tile<P: ByteProducts, const HOW: u8, const VECTORS: usize, const 
     shared: &Shared<'_, VECTORS>,
     at: &mut At,
     left: usize,
-    tall: bool,
 ) -> usize {
+    // There are registers for six pixels of sixteen channels.
+    let tall = const { HOW == WIDE || HOW == WIDENED || P::SPARES_REGISTERS };
     // SAFETY: the function's contract; no tile is larger than what is left.
     unsafe {
         match (VECTORS, left) {
@@ -477,23 +516,21 @@ unsafe fn tile<P: ByteProducts, const HOW: u8, const VECTORS: usize, const FULL:
 ) -> usize {
     let mut acc: [[__m256i; VECTORS]; PIXELS] = std::array::from_fn(|_| std::array::from_fn(|v| shared.bias[v]));
     // SAFETY: groups stay inside the window's span, `columns` bytes at every pixel and residual are there: all of it was
-    // checked for every pixel of the strip. Positions may move one past the row's end, which is never read.
+    // checked for every pixel of the strip.
     unsafe {
-        if !shared.narrow.0.is_empty() {
-            let (offsets, weights) = shared.narrow;
-            match (HOW, &shared.ceilings) {
-                (WIDENED, _) => guard::widened::<P, _, _>(offsets, weights, &windows(at.window, shared.steps[0] * 2), &mut acc),
-                (GUARDED, Some(ceilings)) if !ceilings.hold::<PIXELS>(at.tops) => {
-                    let mut sums = acc;
-                    let windows = windows(at.bytes, shared.steps[0]);
-                    guard::mended::<P, _, _>(ceilings, shared.narrow, &windows, at.tops, &shared.bias, &mut sums);
-                    acc = sums;
-                }
-                _ => narrow::<P, _, _>(offsets, weights, &windows(at.bytes, shared.steps[0]), &mut acc),
+        let ((narrow_offsets, narrow_weights), (wide_offsets, wide_weights)) = (shared.narrow, shared.wide);
+        match (HOW, &shared.ceilings) {
+            (WIDENED, _) => guard::widened::<P, _, _>(narrow_offsets, narrow_weights, &at.wide_windows(shared), &mut acc),
+            (GUARDED, Some(ceilings)) if !ceilings.hold::<PIXELS>(at.tops(shared)) => {
+                let mut sums = acc;
+                guard::mended::<P, _, _>(ceilings, shared.narrow, &at.windows(shared), at.tops(shared), &shared.bias, &mut sums);
+                acc = sums;
             }
+            (WIDE, _) => {}
+            _ => narrow::<P, _, _>(narrow_offsets, narrow_weights, &at.windows(shared), &mut acc),
         }
-        if HOW == EXACT && !shared.wide.0.is_empty() {
-            wide::<P, _, _>(shared.wide.0, shared.wide.1, &windows(at.window, shared.steps[0] * 2), &mut acc);
+        if HOW == WIDE || HOW == MIXED {
+            wide::<P, _, _>(wide_offsets, wide_weights, &at.wide_windows(shared), &mut acc);
         }
         let columns = if FULL { VECTORS * 8 } else { shared.columns };
         if let After::Quantize(_) = shared.after {
@@ -502,19 +539,13 @@ unsafe fn tile<P: ByteProducts, const HOW: u8, const VECTORS: usize, const FULL:
                     *acc = scaled(*acc, scale);
                 }
             }
-            emit(&shared.finish, acc, at.pixel, shared.steps[1], columns);
+            emit(&shared.finish, acc, at.pixel(shared), shared.steps[1], columns);
         } else {
             let copies: [[__m256i; VECTORS]; PIXELS] = std::array::from_fn(|p| std::array::from_fn(|v| acc[p][v]));
             other_end(shared, at, &copies, columns);
         }
-        at.bytes = at.bytes.wrapping_add(PIXELS * shared.steps[0]);
-        if HOW == GUARDED {
-            at.tops = at.tops.wrapping_add(PIXELS * shared.steps[0] / GROUP);
-        }
-        at.window = at.window.wrapping_add(PIXELS * shared.steps[0] * 2);
-        at.pixel = at.pixel.wrapping_add(PIXELS * shared.steps[1]);
-        at.residual = at.residual.wrapping_add(PIXELS * shared.steps[2]);
     }
+    at.x += PIXELS;
     PIXELS
 }
 
@@ -533,11 +564,11 @@ unsafe fn other_end<const VECTORS: usize, const PIXELS: usize>(
     // SAFETY: the function's contract: `columns` bytes at every pixel and residual are there, of sums four times as many.
     unsafe {
         let After::Add(quant, Residual { add, .. }) = shared.after else {
-            return acc.iter().enumerate().for_each(|(p, acc)| put_sums(acc, at.pixel.add(p * shared.steps[1]), columns));
+            return acc.iter().enumerate().for_each(|(p, acc)| put_sums(acc, at.pixel(shared).add(p * shared.steps[1]), columns));
         };
-        let other = |p: usize| others(at.residual.add(p * shared.steps[2]), columns, add.b_zero);
+        let other = |p: usize| others(at.residual(shared).add(p * shared.steps[2]), columns, add.b_zero);
         let sums = std::array::from_fn(|p| plus(add, quant, acc[p], shared.scale, other(p)));
-        emit::<VECTORS, PIXELS>(&shared.finish, sums, at.pixel, shared.steps[1], columns);
+        emit::<VECTORS, PIXELS>(&shared.finish, sums, at.pixel(shared), shared.steps[1], columns);
     }
 }
 
