@@ -18,8 +18,10 @@
 //!
 //! Every loop works on raw pointers after one check of the whole strip ([`Strip::check`], [`Depthwise::check`]).
 
+use super::arrange::SEGMENT;
 use super::conv::{After, Kernel, Residual, Strip};
 use super::depthwise::Depthwise;
+use super::forms::Windows;
 use super::grouped::Grouped;
 use super::pack::{GROUP, LANES, NarrowRule, Style, Weights};
 use super::portable::Portable;
@@ -30,6 +32,7 @@ use guard::Ceilings;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+mod arrange;
 mod depthwise;
 mod elementwise;
 mod grouped;
@@ -74,6 +77,13 @@ impl Kernel for Avx2 {
         assert_eq!(bytes.len() * 2, wide.len());
         // SAFETY: `self` proves AVX2; the lengths were compared.
         unsafe { guard::halves(bytes, wide) }
+    }
+
+    fn arrange(self, order: &[u8], bytes: &[u8], windows: &Windows, to: &mut [u8]) {
+        let (pixels, end) = (windows.height * windows.width, windows.grid.last(windows.height, windows.width) + order.len());
+        assert!(order.len().is_multiple_of(SEGMENT) && end <= bytes.len() && pixels * order.len() <= to.len());
+        // SAFETY: `self` proves AVX2; every window and its place were just found inside their buffers.
+        unsafe { arrange::windows(order, bytes, windows, to) }
     }
 
     fn add(self, quant: &AddQuant, runs: &Runs<3>, a: &[u8], b: &[u8], output: &mut [u8]) {

@@ -3,12 +3,13 @@
 //! A matrix product `[m, k] x [k, n]` is a pointwise convolution over an image of height 1 and width m. There is no im2col
 //! and no table of pointers: the input carries its padding as a border, so every window is inside it.
 
+use super::arrange::{SEGMENT, arrangements};
 use super::depthwise::Depthwise;
-use super::forms::{Dense, Forms, Windows};
+use super::forms::{Dense, Source, Windows};
 use super::grouped::Grouped;
 use super::guard::CHUNK;
 use super::output::Output;
-use super::pack::{Block, Columns, GROUP, LANES, Stretch, Style, Weights, pack, wants_guard};
+use super::pack::{Block, Columns, GROUP, Inputs, LANES, NarrowRule, Stretch, Style, Weights, pack, wants_guard};
 use super::pantry::{Pantry, Reader, Writer};
 use super::rows::{Runs, check_rows};
 use super::weights::Int8Weights;
@@ -226,14 +227,15 @@ pub(crate) struct Residual<'a> {
 }
 
 /// One block of output channels over some output rows: the inner loops' unit of work. `input` is the activation's bytes for
-/// narrow weights, or the same as little-endian 16-bit numbers for wide and mixed ones; `windows` counts elements either way.
+/// narrow weights, in the order of the block's arrangement if it has one, or the same as little-endian 16-bit numbers for wide and mixed ones;
+/// `windows` counts elements either way.
 pub(crate) struct Strip<'a> {
     pub block: &'a Block,
     pub height: usize,
     pub width: usize,
     pub input: &'a [u8],
     pub windows: Grid,
-    /// The activation's bytes, whatever `input` is.
+    /// The activation's bytes where `input` is 16-bit numbers, else `input` itself.
     pub bytes: &'a [u8],
     /// Weights are guarded, and `input` is what [`Kernel::halves`] makes.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the rule of one instruction set"))]
@@ -354,6 +356,10 @@ pub(crate) trait Kernel: Copy {
     /// length of `bytes`, which is a multiple of four.
     fn halves(self, _bytes: &[u8], _wide: &mut [u8]) {
         unreachable!("no block is guarded");
+    }
+    /// The inputs of `windows` of `bytes` in the order of a [`Block::arrangement`], each window behind the one before.
+    fn arrange(self, _order: &[u8], _bytes: &[u8], _windows: &Windows, _to: &mut [u8]) {
+        unreachable!("no block is arranged");
     }
     /// The sum of two quantized tensors; three slices that span `runs`.
     #[inline(always)]
@@ -491,7 +497,7 @@ impl Conv {
     /// Bytes of scratch that one thread's [`Conv::run`] needs.
     pub fn scratch_bytes(&self) -> usize {
         match &self.body {
-            Body::Dense(dense) => dense.scratch_bytes(self.window_rows(0..self.chunk).len()),
+            Body::Dense(dense) => dense.scratch_bytes(self.window_rows(0..self.chunk).len(), self.chunk * self.output.width),
             Body::Winograd(wg) => wg.scratch_bytes(),
             Body::Depthwise(_) | Body::Grouped(_) => 0,
         }
@@ -544,7 +550,7 @@ impl Conv {
     }
 
     /// What runs, for reports: instruction set, kind, and for dense layers how many weights need 16-bit products, or do with inputs
-    /// near their maximum.
+    /// near their maximum, and whether blocks have inputs in orders of their own.
     pub fn describe(&self) -> String {
         match &self.body {
             Body::Dense(dense) => {
@@ -554,7 +560,8 @@ impl Conv {
                     true => (count(|b| b.guard().map_or(0, |guard| guard.broken())), "guarded"),
                     false => (all - narrow, "wide"),
                 };
-                format!("{} dense, {:.0} % of the weights {how}", self.isa.name(), 100.0 * what as f32 / all as f32)
+                let arranged = if dense.is_arranged() { ", inputs arranged" } else { "" };
+                format!("{} dense, {:.0} % of the weights {how}{arranged}", self.isa.name(), 100.0 * what as f32 / all as f32)
             }
             Body::Depthwise(_) => format!("{} depthwise", self.isa.name()),
             Body::Grouped(g) => format!("{} narrow groups, {:.0} % of the weights wide", self.isa.name(), 100.0 * g.wide_share()),
@@ -637,16 +644,17 @@ impl Conv {
         for start in rows.clone().step_by(self.chunk) {
             let chunk = start..(start + self.chunk).min(rows.end);
             let window = self.window_rows(chunk.clone());
-            let windows = self.windows(chunk, window.start);
-            let forms = dense.forms(kernel, (&input[window.start..], window.len()), &windows, scratch);
+            let windows = self.windows(chunk.clone(), window.start);
+            let mut forms = dense.forms(kernel, (&input[window.start..], window.len()), windows, scratch);
             for block in &dense.blocks()[blocks.range.clone()] {
-                kernel.strip(&mut self.strip(block, start, (&forms, windows), to.reborrow()));
+                kernel.strip(&mut self.strip(block, chunk.clone(), forms.of(kernel, block), to.reborrow()));
             }
         }
     }
 
     #[inline(always)]
-    fn strip<'a>(&'a self, block: &'a Block, row: usize, (forms, windows): (&Forms<'a>, Windows), to: Target<'a>) -> Strip<'a> {
+    fn strip<'a>(&'a self, block: &'a Block, rows: Range<usize>, source: Source<'a>, to: Target<'a>) -> Strip<'a> {
+        let row = rows.start;
         let pixels = match self.sums {
             true => self.sums_grid(row, block.channel, to.base),
             false => Grid::of(&self.output, row, block.channel, to.base),
@@ -658,13 +666,13 @@ impl Conv {
         };
         Strip {
             block,
-            height: windows.height,
-            width: windows.width,
-            input: forms.of(block),
-            windows: windows.grid,
-            bytes: forms.bytes,
-            widened: forms.widened && block.guard().is_some(),
-            tops: forms.tops,
+            height: rows.len(),
+            width: self.output.width,
+            input: source.input,
+            windows: source.windows,
+            bytes: source.bytes,
+            widened: source.widened,
+            tops: source.tops,
             output: to.output,
             pixels,
             after,
@@ -779,7 +787,8 @@ impl Body {
                     blocks.push(Block::take(from, &K::STYLE, channels, room, blocks.last())?);
                 }
                 let dense = Dense::new(blocks);
-                (!dense.is_guarded() || in_groups(params)).then_some(Body::Dense(dense))
+                let fits = (!dense.is_guarded() || in_groups(params)) && (!dense.is_arranged() || is_pointwise(params));
+                fits.then_some(Body::Dense(dense))
             }
             [WINOGRAD] if !sums => Some(Body::Winograd(Box::new(Winograd::take(from, K::WINOGRAD?, params)?))),
             [GROUPED] if K::GROUPED && !sums => Some(Body::Grouped(Box::new(Grouped::take(from, &K::STYLE, params)?))),
@@ -808,30 +817,49 @@ fn body<K: Kernel>(kernel: K, params: &ConvParams) -> Result<Body, Error> {
 /// `sums`: for sums. Those of dynamic quantization have their zero point only when they run.
 fn dense<K: Kernel>(_: K, params: &ConvParams, sums: bool) -> Result<Body, Error> {
     let mut blocks: Vec<Block> = Vec::with_capacity(params.blocks().count());
-    let mut guarded = false;
-    for (group, channels) in params.blocks() {
-        let weights: Vec<Vec<i16>> = channels.clone().map(|o| taps_first(params, o)).collect();
-        let stretches = stretches(params, group);
-        let mut columns = Columns {
+    for ((group, channels), inputs) in params.blocks().zip(inputs(&K::STYLE, params, sums)) {
+        let columns = Columns {
             channel: channels.start,
-            weights: &weights,
+            weights: &block_weights(params, channels.clone()),
             bias: &params.bias[channels.clone()],
             multipliers: &params.multipliers[channels],
             input_zero: params.input_zero,
-            guarded,
+            inputs,
         };
-        // The first block stands for all.
-        if blocks.is_empty() && !sums && in_groups(params) {
-            guarded = wants_guard(&K::STYLE, &stretches, &columns);
-            columns.guarded = guarded;
-        }
-        let mut block = pack(&K::STYLE, &stretches, &columns)?;
+        let mut block = pack(&K::STYLE, &stretches(params, group), &columns)?;
         if let Some(before) = blocks.last() {
             block.share_groups(before);
         }
         blocks.push(block);
     }
     Ok(Body::Dense(Dense::new(blocks)))
+}
+
+/// How each block is to meet its inputs.
+fn inputs(style: &Style, params: &ConvParams, sums: bool) -> Vec<Inputs> {
+    let (all, mut blocks) = (params.blocks().count(), params.blocks().map(|(_, channels)| block_weights(params, channels)).peekable());
+    if style.rule != NarrowRule::Pairs {
+        return vec![Inputs::AsTheyAre; all];
+    }
+    // The first block stands for all.
+    let guarded = |first: &Vec<Vec<i16>>| wants_guard(style, &stretches(params, 0), first, params.input_zero);
+    if !sums && in_groups(params) && blocks.peek().is_some_and(guarded) {
+        return vec![Inputs::Guarded; all];
+    }
+    if !is_pointwise(params) {
+        return vec![Inputs::AsTheyAre; all];
+    }
+    arrangements(blocks).into_iter().map(|order| order.map_or(Inputs::AsTheyAre, Inputs::Arranged)).collect()
+}
+
+/// True where a window is a pixel with all of its channels.
+fn is_pointwise(params: &ConvParams) -> bool {
+    params.kernel == [1, 1] && params.groups == 1
+}
+
+/// Weights of each of these output channels, by [`taps_first`].
+fn block_weights(params: &ConvParams, channels: Range<usize>) -> Vec<Vec<i16>> {
+    channels.map(|channel| taps_first(params, channel)).collect()
 }
 
 /// True where every window's groups begin at multiples of [`GROUP`] bytes.
@@ -860,5 +888,5 @@ pub(crate) fn taps_first(params: &ConvParams, channel: usize) -> Vec<i16> {
     out
 }
 
-/// Longest read past the end of a run: the rest of its last group.
-const _: () = assert!(GROUP <= SLACK);
+/// Longest read past the end of a run: the rest of its last group, or segment where it is arranged.
+const _: () = assert!(GROUP <= SLACK && SEGMENT <= SLACK);

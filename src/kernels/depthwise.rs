@@ -5,7 +5,7 @@
 //! weights in an order of their own.
 
 use super::conv::ConvParams;
-use super::pack::{Columns, Style, folded_bias, is_loud};
+use super::pack::{Columns, Inputs, Style, folded_bias, is_loud};
 use super::rows::check_rows;
 #[cfg(target_arch = "x86_64")]
 use super::sliding::Sliding;
@@ -64,7 +64,7 @@ impl Depthwise {
             bias: params.bias,
             multipliers: params.multipliers,
             input_zero: params.input_zero,
-            guarded: false,
+            inputs: Inputs::AsTheyAre,
         };
         let folded = (0..channels).map(|c| folded_bias(&columns, c)).collect::<Result<Vec<_>, Error>>()?;
         let loud = folded.iter().zip(params.multipliers).any(|(&(_, bound), &scale)| is_loud(bound, scale));

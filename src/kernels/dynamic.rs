@@ -336,7 +336,7 @@ mod tests {
     fn every_dynamic_product_equals_the_reference() {
         for seed in 0..2 * cases() {
             let mut random = Random::new(seed + 210_000);
-            let kind = random.pick(&[Kind::Dense, Kind::Pointwise, Kind::Depthwise]);
+            let kind = random.pick(&[Kind::Dense, Kind::Pointwise, Kind::Arranged, Kind::Depthwise]);
             let case = ConvCase::random(&mut random, kind);
             let out = case.params.output;
             let mut conv = ConvParams { residual: None, input_zero: 0, bias: &vec![0; out.channels], ..case.params.clone() };

@@ -1,9 +1,10 @@
-//! The forms in which blocks of dense weights want their input: as it is, as 16-bit numbers, or with what a
-//! [`super::guard::Guard`] compares.
+//! The forms in which blocks of dense weights want their input: as it is, as 16-bit numbers, with what a
+//! [`super::guard::Guard`] compares, or in an order of their own ([`super::arrange`]).
 
 use super::conv::{Grid, Kernel};
 use super::guard::{CHUNK, MEND_COST};
 use super::pack::{Block, GROUP, Weights};
+use super::stored::LINE;
 
 /// Blocks, and what forms they want.
 #[derive(Clone, Debug)]
@@ -12,6 +13,8 @@ pub(crate) struct Dense {
     /// Some as 16-bit numbers.
     any_wide: bool,
     guarded: bool,
+    /// The most that a [`Block::arrangement`] has; 0 where there is none.
+    places: usize,
 }
 
 /// Where the windows of some rows begin, in elements of the input that is read.
@@ -22,14 +25,27 @@ pub(crate) struct Windows {
     pub grid: Grid,
 }
 
-/// A part of the input in these forms, which all begin at the same element.
+/// A part of the input in these forms, which all but the last begin at the same element.
 pub(crate) struct Forms<'a> {
-    pub bytes: &'a [u8],
+    windows: Windows,
+    bytes: &'a [u8],
     wide: &'a [u8],
     /// As 16-bit numbers for guarded blocks, where they get those.
     halves: &'a [u8],
-    pub widened: bool,
+    widened: bool,
     /// For guarded blocks that get bytes.
+    tops: &'a [u8],
+    /// The windows one after the other, their inputs in the order `order`; no order before the first.
+    arranged: &'a mut [u8],
+    order: &'a [u8],
+}
+
+/// The input of one block; the fields are those of [`super::conv::Strip`].
+pub(crate) struct Source<'a> {
+    pub input: &'a [u8],
+    pub bytes: &'a [u8],
+    pub windows: Grid,
+    pub widened: bool,
     pub tops: &'a [u8],
 }
 
@@ -37,7 +53,8 @@ impl Dense {
     pub fn new(blocks: Vec<Block>) -> Dense {
         let any_wide = blocks.iter().any(|block| !matches!(block.weights(), Weights::Narrow(_)));
         let guarded = blocks.iter().any(|block| block.guard().is_some());
-        Dense { blocks, any_wide, guarded }
+        let places = blocks.iter().filter_map(Block::arrangement).map(<[u8]>::len).max().unwrap_or(0);
+        Dense { blocks, any_wide, guarded, places }
     }
 
     pub fn blocks(&self) -> &[Block] {
@@ -48,42 +65,51 @@ impl Dense {
         self.guarded
     }
 
-    /// Bytes of each form of `count` input bytes: for wide blocks, for guarded ones in 16 bits, and their tops.
-    fn lengths(&self, count: usize) -> [usize; 3] {
-        let of = |any: bool, length: usize| if any { length } else { 0 };
-        [of(self.any_wide, 2 * count), of(self.guarded, 2 * count), of(self.guarded, count / GROUP + CHUNK)]
+    /// Whether some blocks want their inputs in another order.
+    pub fn is_arranged(&self) -> bool {
+        self.places > 0
     }
 
-    /// Bytes that [`Dense::forms`] needs.
-    pub fn scratch_bytes(&self, count: usize) -> usize {
-        self.lengths(count).iter().sum()
+    /// Bytes of each form of `count` input bytes: for wide blocks, for guarded ones in 16 bits, their tops, and `windows` of them arranged.
+    fn lengths(&self, count: usize, windows: usize) -> [usize; 4] {
+        let of = |any: bool, length: usize| if any { length } else { 0 };
+        let tops = of(self.guarded, count / GROUP + CHUNK);
+        [of(self.any_wide, 2 * count), of(self.guarded, 2 * count), tops, of(self.is_arranged(), windows * self.places + LINE)]
+    }
+
+    /// Bytes that [`Dense::forms`] needs for so many windows in so many bytes.
+    pub fn scratch_bytes(&self, count: usize, windows: usize) -> usize {
+        self.lengths(count, windows).iter().sum()
     }
 
     /// The forms of `bytes`, of which `windows` read no more than the first `count`.
     #[inline(always)]
     pub fn forms<'a, K: Kernel>(
-        &self,
+        &'a self,
         kernel: K,
         (bytes, count): (&'a [u8], usize),
-        windows: &Windows,
+        windows: Windows,
         scratch: &'a mut [u8],
     ) -> Forms<'a> {
-        let [wide, halves, tops] = self.lengths(count);
+        let [wide, halves, tops, arranged] = self.lengths(count, windows.height * windows.width);
         let (wide, rest) = scratch.split_at_mut(wide);
         let (halves, rest) = rest.split_at_mut(halves);
-        let tops = &mut rest[..tops];
+        let (tops, rest) = rest.split_at_mut(tops);
         if self.any_wide {
             kernel.widen(&bytes[..count], wide);
         }
         let mut widened = false;
         if self.guarded {
             kernel.tops(&bytes[..count], &mut tops[..count / GROUP]);
-            widened = !self.guards_pay(tops, windows);
+            widened = !self.guards_pay(tops, &windows);
         }
         if widened {
             kernel.halves(&bytes[..count], halves);
         }
-        Forms { bytes, wide, halves, widened, tops }
+        // Or vectors would straddle cache lines.
+        let skipped = rest.as_ptr().align_offset(LINE).min(LINE);
+        let arranged = &mut rest[..arranged][skipped.min(arranged)..];
+        Forms { windows, bytes, wide, halves, widened, tops, arranged, order: &[] }
     }
 
     /// Whether so few groups are above their ceilings, in a sample of windows and blocks, that it pays to mend them.
@@ -111,12 +137,24 @@ const MOST_SAMPLED: usize = 64;
 const STRIDE: usize = 131;
 
 impl<'a> Forms<'a> {
-    /// What `block` wants.
-    pub fn of(&self, block: &Block) -> &'a [u8] {
-        match (block.weights(), block.guard()) {
-            (Weights::Narrow(_), Some(_)) if self.widened => self.halves,
-            (Weights::Narrow(_), _) => self.bytes,
-            (Weights::Wide(_) | Weights::Mixed(..), _) => self.wide,
+    /// What `block`, one of those that this was made for, wants.
+    #[inline(always)]
+    pub fn of<K: Kernel>(&mut self, kernel: K, block: &'a Block) -> Source<'_> {
+        let Windows { width, grid: windows, .. } = self.windows;
+        if let Some(order) = block.arrangement() {
+            if !std::ptr::eq(order, self.order) {
+                kernel.arrange(order, self.bytes, &self.windows, self.arranged);
+                self.order = order;
+            }
+            let windows = Grid { base: 0, step_y: width * order.len(), step_x: order.len() };
+            return Source { input: self.arranged, bytes: self.arranged, windows, widened: false, tops: &[] };
         }
+        let widened = self.widened && block.guard().is_some();
+        let input = match block.weights() {
+            Weights::Narrow(_) if widened => self.halves,
+            Weights::Narrow(_) => self.bytes,
+            Weights::Wide(_) | Weights::Mixed(..) => self.wide,
+        };
+        Source { input, bytes: self.bytes, windows, widened, tops: self.tops }
     }
 }

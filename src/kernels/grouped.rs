@@ -13,7 +13,7 @@
 //! `[tap][half][lane][2]`. The taps of a unit whose weights are bytes come first.
 
 use super::conv::ConvParams;
-use super::pack::{Columns, GROUP, LANES, NarrowRule, Style, folded_bias, is_loud};
+use super::pack::{Columns, GROUP, Inputs, LANES, NarrowRule, Style, folded_bias, is_loud};
 use super::pantry::{Reader, Writer};
 use super::rows::check_rows;
 use super::stored::Aligned;
@@ -203,7 +203,7 @@ impl Grouped {
                 bias: &params.bias[channels.clone()],
                 multipliers: &params.multipliers[channels],
                 input_zero: params.input_zero,
-                guarded: false,
+                inputs: Inputs::AsTheyAre,
             };
             if !lists.requantize(&columns, &lanes)? {
                 return Ok(None);

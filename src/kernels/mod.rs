@@ -7,7 +7,7 @@
 //! | `reference` | every operator in its plainest form: the specification and the oracle |
 //! | `weights` | weights as the model has them |
 //! | `pack` | weights in the order the inner loops read them, and which of them are exact in which loop |
-//! | `groups`, `guard`, `forms` | where groups of weights meet the input, which of them need a look at it first, and the forms it comes in |
+//! | `groups`, `guard`, `arrange`, `forms` | where groups of weights meet the input, which of them need a look at it first or another order, and the forms it comes in |
 //! | `stored`, `pantry` | arrays in place, of memory or of a file; packed weights that are kept for the next start |
 //! | `conv`, `depthwise`, `pool`, `elementwise` | an operator: parameters checked and packed at load, then a lean `run` |
 //! | `dynamic` | convolutions and products of float tensors that are quantized as they come |
@@ -34,6 +34,8 @@
 //! - Results are bit-equal to `reference` on every instruction set and for every split.
 //! - `scratch` is a buffer of the thread's own, at least `scratch_bytes()` long, contents irrelevant before and after.
 
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the rule of one instruction set"))]
+mod arrange;
 mod binary;
 #[allow(unsafe_code)]
 mod compiled;

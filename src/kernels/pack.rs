@@ -13,14 +13,16 @@
 //!
 //! Narrow loops of x86 add two byte products in 16 bits. That cannot saturate when in every adjacent pair of a lane the
 //! positive weights sum to at most 128 and the negative magnitudes too (255 * 128 <= 32767). A group that breaks the rule is
-//! still exact for small inputs, and most are: blocks are **guarded** where that pays; see [`super::guard`]. Elsewhere such a group
-//! goes to the wide part of a **mixed** block: the narrow loop adds up the groups that keep the rule, the wide one the rest.
-//! ARM's rule is milder and broken seldom, so there a group is **split**: half of each offending weight stays, the rest goes to a
+//! still exact for small inputs, and most are: blocks are **guarded** where that pays; see [`super::guard`]. Elsewhere the inputs are
+//! **arranged** where that leaves few such groups; see [`super::arrange`]. Where neither is, such a group goes to the wide part of a
+//! **mixed** block: the narrow loop adds up the groups that keep the rule, the wide one the rest.
+//! ARM's rule is milder and broken seldom, so there, and where inputs are arranged, a group is **split**: half of each offending weight stays, the rest goes to a
 //! further run over the same input bytes; see [`NarrowRule`]. Blocks where few groups keep the rule are packed wide, which is
 //! always exact.
 //!
 //! The input's zero point is folded into the bias, the requantization factors lie beside it, both in lane order.
 
+use super::arrange::{Arrangement, SEGMENT, arranged};
 use super::groups::{Groups, Run};
 use super::guard::{Guard, by_chunks, ceiling, expected_to_pay};
 use super::pantry::{Reader, Writer};
@@ -69,7 +71,8 @@ pub(crate) enum Weights {
 }
 
 /// Up to 16 output channels, ready for the inner loop. The constructor establishes what unsafe loops rely on: `weights` hold
-/// exactly `lanes * GROUP` values for each of `groups`, in their order, and ceilings, if any, make a [`Guard`].
+/// exactly `lanes * GROUP` values for each of `groups`, in their order, ceilings, if any, make a [`Guard`], and an arrangement, if any, has a
+/// place for all that groups read.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
     /// First output channel.
@@ -85,8 +88,7 @@ pub(crate) struct Block {
     /// True where `acc * scale` may exceed 32 bits.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 conversions do not saturate"))]
     pub loud: bool,
-    /// Of a guard, with narrow weights only.
-    ceilings: Option<Aligned<u8>>,
+    inputs: Meeting,
     /// The column that each lane holds.
     order: [u8; LANES],
     /// In lane order; lanes past `columns` are zero.
@@ -119,7 +121,14 @@ impl Block {
     }
 
     pub fn guard(&self) -> Option<Guard<'_>> {
-        self.ceilings.as_ref().and_then(|ceilings| Guard::new(&self.groups, ceilings.as_slice()))
+        let Meeting::Guarded(ceilings) = &self.inputs else { return None };
+        Guard::new(&self.groups, ceilings.as_slice())
+    }
+
+    /// The order in which inputs are wanted, where that is not their own. It has a place for every byte of [`Groups::span`], up to a whole
+    /// [`SEGMENT`].
+    pub fn arrangement(&self) -> Option<&[u8]> {
+        if let Meeting::Arranged(order) = &self.inputs { Some(order.as_slice()) } else { None }
     }
 
     /// The lane that holds a column.
@@ -155,10 +164,8 @@ impl Block {
         to.put(wide.as_slice());
         to.put(&self.bias);
         to.put(&self.scale);
-        to.put(&[u32::from(self.loud), u32::from(self.ceilings.is_some())]);
-        if let Some(ceilings) = &self.ceilings {
-            to.put(ceilings.as_slice());
-        }
+        to.put(&[u32::from(self.loud)]);
+        self.inputs.put(to, before.map(|before| &before.inputs));
     }
 
     /// What [`Block::put`] wrote of a block of these output channels; `None` unless it is what unsafe loops rely on, with windows of
@@ -167,15 +174,14 @@ impl Block {
         let (channel, columns) = (channels.start, channels.len());
         let (lanes, order) = style.lanes(columns);
         let (offsets, narrow, wide) = (from.take::<u32>()?, from.take::<i8>()?, from.take::<i16>()?);
-        let (bias, scale, [loud, guarded]) = (from.take_exactly()?, from.take_exactly()?, from.take_exactly::<u32, 2>()?);
+        let (bias, scale, [loud]) = (from.take_exactly()?, from.take_exactly()?, from.take_exactly::<u32, 1>()?);
         let groups = match offsets.as_slice() {
             [] => before?.groups.clone(),
             offsets => Arc::new(Groups::new(offsets.to_vec())),
         };
-        let inside = groups.span() <= room;
         let lengths = [narrow.as_slice().len(), wide.as_slice().len()];
         let whole = lengths.iter().all(|length| length.is_multiple_of(lanes * GROUP));
-        if !inside || !whole || lengths[0] / (lanes * GROUP) + lengths[1] / (lanes * GROUP) != groups.offsets().len() {
+        if !whole || lengths[0] / (lanes * GROUP) + lengths[1] / (lanes * GROUP) != groups.offsets().len() {
             return None;
         }
         let weights = match lengths {
@@ -184,19 +190,71 @@ impl Block {
             [0, _] => Weights::Wide(wide),
             _ => Weights::Mixed(narrow, wide),
         };
-        let ceilings = match (guarded, &weights) {
-            (0, _) => None,
-            (1, Weights::Narrow(_)) => Some(from.take::<u8>()?),
-            _ => return None,
+        let inputs = Meeting::take(from, before.map(|before| &before.inputs))?;
+        // What is arranged is copied by whole segments.
+        let (read, fits) = match &inputs {
+            Meeting::AsTheyAre => (groups.span(), true),
+            Meeting::Guarded(ceilings) => (groups.span(), Guard::new(&groups, ceilings.as_slice()).is_some()),
+            Meeting::Arranged(order) => (order.as_slice().len(), order.as_slice().len() == groups.span().next_multiple_of(SEGMENT)),
         };
-        if ceilings.as_ref().is_some_and(|ceilings| Guard::new(&groups, ceilings.as_slice()).is_none()) {
+        let plain = matches!(inputs, Meeting::AsTheyAre);
+        if read > room || !fits || !plain && (style.rule != NarrowRule::Pairs || !matches!(weights, Weights::Narrow(_))) {
             return None;
         }
         let paired = style.pairs(groups.runs(), &weights);
         let loud = loud != 0;
-        Some(Block { channel, columns, lanes, groups, weights, paired, loud, ceilings, order, bias, scale })
+        Some(Block { channel, columns, lanes, groups, weights, paired, loud, inputs, order, bias, scale })
     }
 }
+
+/// How a block meets its inputs; narrow weights only, but for the first.
+#[derive(Clone, Debug)]
+enum Meeting {
+    AsTheyAre,
+    /// With the ceilings of a [`Guard`].
+    Guarded(Aligned<u8>),
+    /// In this order, which groups are meant for.
+    Arranged(Arrangement),
+}
+
+impl Meeting {
+    /// `before`: of the block that was put before.
+    fn put(&self, to: &mut Writer, before: Option<&Meeting>) {
+        match self {
+            Meeting::AsTheyAre => to.put(&[AS_THEY_ARE]),
+            Meeting::Guarded(ceilings) => {
+                to.put(&[GUARDED]);
+                to.put(ceilings.as_slice());
+            }
+            Meeting::Arranged(order) => {
+                let shared = matches!(before, Some(Meeting::Arranged(before)) if Arc::ptr_eq(before, order));
+                to.put(&[ARRANGED]);
+                to.put(if shared { &[] } else { order.as_slice() });
+            }
+        }
+    }
+
+    fn take(from: &mut Reader, before: Option<&Meeting>) -> Option<Meeting> {
+        match from.take_exactly()? {
+            [AS_THEY_ARE] => Some(Meeting::AsTheyAre),
+            [GUARDED] => from.take().map(Meeting::Guarded),
+            [ARRANGED] => {
+                let order = from.take::<u8>()?;
+                match (order.as_slice(), before) {
+                    ([], Some(Meeting::Arranged(before))) => Some(Meeting::Arranged(before.clone())),
+                    ([], _) => None,
+                    _ => Some(Meeting::Arranged(Arc::new(order))),
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Which [`Meeting`] was put.
+const AS_THEY_ARE: u32 = 0;
+const GUARDED: u32 = 1;
+const ARRANGED: u32 = 2;
 
 /// A stretch of the window: `length` input bytes from `offset`, weights `[column][first..first + length]`.
 #[derive(Clone, Copy, Debug)]
@@ -213,8 +271,17 @@ pub(crate) struct Columns<'a> {
     pub bias: &'a [i32],
     pub multipliers: &'a [f32],
     pub input_zero: i8,
-    /// Byte products of groups that break the pair rule are to have a [`Guard`].
-    pub guarded: bool,
+    pub inputs: Inputs,
+}
+
+/// How a block is to meet its inputs.
+#[derive(Clone)]
+pub(crate) enum Inputs {
+    AsTheyAre,
+    /// As bytes, if with a [`Guard`] byte products can be exact.
+    Guarded,
+    /// As bytes in this order. The window is one stretch from its first byte on.
+    Arranged(Arrangement),
 }
 
 /// How an instruction set wants its blocks.
@@ -239,30 +306,34 @@ impl Style {
     }
 }
 
-/// True where guards are expected to pay for weights of which `columns` are a block.
-pub(crate) fn wants_guard(style: &Style, stretches: &[Stretch], columns: &Columns) -> bool {
-    if style.rule != NarrowRule::Pairs {
-        return false;
-    }
-    let (lanes, order) = style.lanes(columns.weights.len());
-    let groups = groups(stretches, columns.weights, &order[..lanes]);
+/// True where guards are expected to pay for weights of which these are a block, `[column][weight]`; by the rule of pairs.
+pub(crate) fn wants_guard(style: &Style, stretches: &[Stretch], weights: &[Vec<i16>], input_zero: i8) -> bool {
+    let (lanes, order) = style.lanes(weights.len());
+    let groups = groups(stretches, weights, &order[..lanes]);
     let broken = groups.iter().filter(|group| !style.rule.keeps(&group.weights)).count();
-    expected_to_pay(broken, widen(super::store(columns.input_zero)) as u8)
+    expected_to_pay(broken, widen(super::store(input_zero)) as u8)
 }
 
 /// Packs one block.
 pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> Result<Block, Error> {
     let count = columns.weights.len();
     let (lanes, order) = style.lanes(count);
-    let groups = groups(stretches, columns.weights, &order[..lanes]);
-    let each: Option<Vec<u8>> =
-        (columns.guarded && groups.iter().all(fits_guard)).then(|| groups.iter().map(|g| ceiling(&g.weights)).collect());
-    let (offsets, mut weights) = match each {
-        Some(_) => (offsets(&groups), Weights::Narrow(Aligned::new(&narrow(&groups)))),
-        None => choose(style.rule, groups),
+    let own = || groups(stretches, columns.weights, &order[..lanes]);
+    let ((offsets, mut weights), ceilings) = match &columns.inputs {
+        Inputs::Arranged(places) => (all_narrow(arrange(style.rule, columns.weights, places.as_slice(), &order[..lanes])), None),
+        Inputs::Guarded if own().iter().all(fits_guard) => {
+            let groups = own();
+            let ceilings: Vec<u8> = groups.iter().map(|group| ceiling(&group.weights)).collect();
+            (all_narrow(groups), Some(ceilings))
+        }
+        _ => (choose(style.rule, own()), None),
     };
     let groups = Arc::new(Groups::new(offsets));
-    let ceilings = each.map(|each| Aligned::new(&by_chunks(groups.chunks(), &each)));
+    let inputs = match (ceilings, &columns.inputs) {
+        (Some(ceilings), _) => Meeting::Guarded(Aligned::new(&by_chunks(groups.chunks(), &ceilings))),
+        (None, Inputs::Arranged(order)) => Meeting::Arranged(order.clone()),
+        (None, _) => Meeting::AsTheyAre,
+    };
     let paired = style.pairs(groups.runs(), &weights);
     if let (Weights::Narrow(weights), true) = (&mut weights, paired) {
         *weights = Aligned::new(&side_by_side(weights.as_slice(), groups.runs(), lanes));
@@ -274,7 +345,7 @@ pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> R
         loud |= is_loud(bound, scale[lane]);
     }
     let channel = columns.channel;
-    Ok(Block { channel, columns: count, lanes, groups, weights, paired, loud, ceilings, order, bias, scale })
+    Ok(Block { channel, columns: count, lanes, groups, weights, paired, loud, inputs, order, bias, scale })
 }
 
 /// True where a sum of up to `bound`, scaled, may exceed 32 bits: no loop but the portable one clamps before it converts.
@@ -321,8 +392,27 @@ fn groups(stretches: &[Stretch], columns: &[Vec<i16>], order: &[u8]) -> Vec<Grou
     out
 }
 
+/// The groups of inputs in the order of an [`Arrangement`], those that break the rule split.
+fn arrange(rule: NarrowRule, columns: &[Vec<i16>], places: &[u8], lanes: &[u8]) -> Vec<Group> {
+    let columns: Vec<Vec<i16>> = columns.iter().map(|column| arranged(column, places)).collect();
+    let whole = Stretch { offset: 0, length: columns[0].len(), first: 0 };
+    split_all(rule, groups(&[whole], &columns, lanes))
+}
+
+/// The groups, behind them a second part of each that breaks the rule.
+fn split_all(rule: NarrowRule, mut groups: Vec<Group>) -> Vec<Group> {
+    let rest: Vec<Group> = groups.iter_mut().filter_map(|group| split(rule, group)).collect();
+    groups.extend(rest);
+    groups
+}
+
+/// As bytes, with the offset of each group.
+fn all_narrow(groups: Vec<Group>) -> (Vec<u32>, Weights) {
+    (offsets(&groups), Weights::Narrow(Aligned::new(&narrow(&groups))))
+}
+
 /// Narrow where it is exact and worth it, else wide, or each where it is best. With the offset of each group in the weights' order.
-fn choose(rule: NarrowRule, mut groups: Vec<Group>) -> (Vec<u32>, Weights) {
+fn choose(rule: NarrowRule, groups: Vec<Group>) -> (Vec<u32>, Weights) {
     let broken = groups.iter().filter(|group| !rule.keeps(&group.weights)).count() as f32 / groups.len() as f32;
     if rule == NarrowRule::Pairs && broken > 0.0 && broken <= 1.0 - MIX_LIMIT {
         let (keeping, rest): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(|group| rule.keeps(&group.weights));
@@ -332,9 +422,7 @@ fn choose(rule: NarrowRule, mut groups: Vec<Group>) -> (Vec<u32>, Weights) {
     if broken > SPLIT_LIMIT || !groups.iter().all(|group| fit_bytes(&group.weights)) {
         return (offsets(&groups), Weights::Wide(Aligned::new(&wide(&groups))));
     }
-    let rest: Vec<Group> = if broken == 0.0 { Vec::new() } else { groups.iter_mut().filter_map(|g| split(rule, g)).collect() };
-    groups.extend(rest);
-    (offsets(&groups), Weights::Narrow(Aligned::new(&narrow(&groups))))
+    all_narrow(split_all(rule, groups))
 }
 
 /// A guard needs bytes, and groups that begin at multiples of their size.
@@ -424,7 +512,7 @@ mod tests {
     fn block(rule: NarrowRule, weights: &[Vec<i16>]) -> Block {
         let bias = vec![0; weights.len()];
         let multipliers = vec![1.0; weights.len()];
-        let columns = Columns { channel: 0, weights, bias: &bias, multipliers: &multipliers, input_zero: 0, guarded: false };
+        let columns = Columns { channel: 0, weights, bias: &bias, multipliers: &multipliers, input_zero: 0, inputs: Inputs::AsTheyAre };
         let length = weights[0].len();
         let half = length / 2;
         let stretches = [Stretch { offset: 0, length: half, first: 0 }, Stretch { offset: half + 9, length: length - half, first: half }];
@@ -475,6 +563,61 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn arranged_weights_meet_their_inputs_and_narrow_pairs_never_saturate(
+            weights in (1..17usize, 1..70usize).prop_flat_map(|(columns, length)| {
+                prop::collection::vec(prop::collection::vec(-128..=127i16, length), columns)
+            }),
+            turn in 0..8u8,
+        ) {
+            let length = weights[0].len();
+            // Whole groups change places, the last one of a window stays.
+            let moved = |place: usize| if place / 32 < length / 32 { (place as u8 % 32 + 4 * turn) % 32 } else { place as u8 % 32 };
+            let order: Vec<u8> = (0..length.next_multiple_of(SEGMENT)).map(moved).collect();
+            let (bias, multipliers) = (vec![0; weights.len()], vec![1.0; weights.len()]);
+            let inputs = Inputs::Arranged(Arc::new(Aligned::new(&order)));
+            let columns = Columns { channel: 0, weights: &weights, bias: &bias, multipliers: &multipliers, input_zero: 0, inputs };
+            let block = pack(&style(NarrowRule::Pairs), &[Stretch { offset: 0, length, first: 0 }], &columns).unwrap();
+            prop_assert_eq!(block.arrangement(), Some(&order[..]));
+            for (lane, column) in weights.iter().enumerate() {
+                let placed = (0..length).map(|place| (place, i32::from(column[place / 32 * 32 + usize::from(order[place])])));
+                prop_assert_eq!(unpack(&block, lane), placed.filter(|(_, w)| *w != 0).collect());
+            }
+            let Weights::Narrow(w) = block.weights() else { return Err(TestCaseError::fail("not narrow")) };
+            prop_assert!(w.as_slice().chunks_exact(2).all(|p| pair_fits(NarrowRule::Pairs, p[0].into(), p[1].into())));
+        }
+    }
+
+    #[test]
+    fn a_kept_order_is_taken_only_where_it_covers_what_groups_read() {
+        let weights = vec![vec![100; 40]; 16];
+        let (bias, multipliers, style) = ([0; 16], [1.0; 16], style(NarrowRule::Pairs));
+        let packed = |places: usize| {
+            let order: Vec<u8> = (0..32).cycle().take(places).collect();
+            let inputs = Inputs::Arranged(Arc::new(Aligned::new(&order)));
+            let columns = Columns { channel: 0, weights: &weights, bias: &bias, multipliers: &multipliers, input_zero: 0, inputs };
+            pack(&style, &[Stretch { offset: 0, length: 40, first: 0 }], &columns).unwrap()
+        };
+        let kept = |block: &Block, before: Option<&Block>| {
+            let shelf = super::super::stored::Shelf::default();
+            let mut writer = Writer::new(shelf.clone());
+            block.put(&mut writer, before);
+            writer.finish().unwrap();
+            Reader::new(shelf.stable(), 0)
+        };
+        let take = |block: &Block, room: usize| Block::take(&mut kept(block, None), &style, 0..16, room, None);
+        assert!(take(&packed(64), 64).is_some_and(|block| block.arrangement().is_some_and(|order| order.len() == 64)));
+        assert!(take(&packed(64), 63).is_none(), "the copy would read too far");
+        assert!([44, 96].iter().all(|&places| take(&packed(places), 200).is_none()));
+        let first = packed(64);
+        let mut second = first.clone();
+        second.bias[0] = 1;
+        assert!(Block::take(&mut kept(&second, Some(&first)), &style, 0..16, 64, None).is_none(), "the order of a block that is not there");
+        let other = Style { rule: NarrowRule::Always, ..style };
+        assert!(Block::take(&mut kept(&first, None), &other, 0..16, 64, None).is_none(), "an instruction set that arranges nothing");
+    }
+
     #[test]
     fn a_few_offending_pairs_are_split_or_set_apart_and_many_go_wide() {
         let mut weights = vec![vec![10i16; 64]; 16];
@@ -495,9 +638,10 @@ mod tests {
     #[test]
     fn a_sum_that_could_leave_32_bits_is_refused() {
         let weights = vec![vec![127i16; 70_000]];
-        let columns = Columns { channel: 4, weights: &weights, bias: &[0], multipliers: &[1.0], input_zero: 0, guarded: false };
+        let columns = Columns { channel: 4, weights: &weights, bias: &[0], multipliers: &[1.0], input_zero: 0, inputs: Inputs::AsTheyAre };
         assert!(matches!(folded_bias(&columns, 0), Err(Error::Accumulator { channel: 4, .. })));
-        let columns = Columns { channel: 4, weights: &[vec![1]], bias: &[i32::MIN], multipliers: &[1.0], input_zero: 0, guarded: false };
+        let columns =
+            Columns { channel: 4, weights: &[vec![1]], bias: &[i32::MIN], multipliers: &[1.0], input_zero: 0, inputs: Inputs::AsTheyAre };
         assert!(folded_bias(&columns, 0).is_err());
     }
 }

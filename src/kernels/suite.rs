@@ -99,6 +99,19 @@ pub(super) fn weights(random: &mut Random, count: usize, channels: usize) -> Int
     Int8Weights { values: values.leak(), zeros: zeros.leak() }
 }
 
+/// Weights that break the pair rule in many groups, but need not: of each four inputs two share a pair that does, the others have small
+/// ones; or half of 32 have large ones. One in `more` is large besides.
+fn arrangeable(random: &mut Random, channels: usize, inputs: usize, more: usize) -> &'static [i8] {
+    let mut segment = || match random.range(0..3) {
+        0 => [[127; 16], [1; 16]].concat(),
+        _ => (0..8).flat_map(|_| random.pick(&[[127, 64, 1, 1], [1, 1, 64, 127], [64, 127, 1, 1]])).collect(),
+    };
+    let sizes: Vec<i16> = (0..inputs.div_ceil(32)).flat_map(|_| segment()).collect();
+    let sizes: Vec<i16> = sizes[..inputs].iter().map(|&size| if random.chance(more) { 127 } else { size }).collect();
+    let all = (0..channels).flat_map(|_| sizes.iter());
+    all.map(|&size| (i16::from(random.value()) * size / 128) as i8).collect::<Vec<_>>().leak()
+}
+
 /// Owns what a [`ConvParams`] borrows.
 pub(super) struct ConvCase {
     pub params: ConvParams<'static>,
@@ -127,9 +140,11 @@ pub(super) enum Kind {
     Wide,
     /// What may be guarded: many channels in groups of four, inputs from near zero on, large ones none, few or many.
     Guarded,
+    /// What may be arranged.
+    Arranged,
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::Pointwise,
     Kind::Dense,
     Kind::Grouped,
@@ -139,6 +154,7 @@ const KINDS: [Kind; 9] = [
     Kind::OneDimensional,
     Kind::Wide,
     Kind::Guarded,
+    Kind::Arranged,
 ];
 
 fn shape(random: &mut Random, kind: Kind) -> ([usize; 3], usize, usize, [usize; 2]) {
@@ -169,6 +185,7 @@ fn shape(random: &mut Random, kind: Kind) -> ([usize; 3], usize, usize, [usize; 
             let side = random.pick(&[1, 1, 3]);
             ([image[0], image[1], random.pick(&[16, 32, 36, 64, 140, 300])], o, 1, [side, random.range(1..4)])
         }
+        Kind::Arranged => ([image[0], image[1], random.pick(&[32, 33, 48, 64, 96, 140])], random.pick(&[3, 16, 17, 40, 130]), 1, [1, 1]),
     }
 }
 
@@ -190,6 +207,7 @@ impl ConvCase {
         let output_border = random.border(Border::default());
         let taps = channels / groups * kernel[0] * kernel[1];
         let quant = random.quant();
+        let more = random.pick(&[20, 200, usize::MAX]);
         let with_residual = groups != channels.max(2) && random.chance(3);
         let mut params = ConvParams {
             input: random.place(Layout::new(height, width, channels)),
@@ -200,7 +218,10 @@ impl ConvCase {
             pad,
             groups,
             input_zero: if guarded { i8::MIN + random.range(0..33) as i8 } else { random.value() },
-            weights: weights(random, out_channels * taps, out_channels),
+            weights: match kind {
+                Kind::Arranged => Int8Weights { values: arrangeable(random, out_channels, taps, more), zeros: &[] },
+                _ => weights(random, out_channels * taps, out_channels),
+            },
             bias: (0..out_channels).map(|_| random.range(0..200_000) as i32 - 100_000).collect::<Vec<_>>().leak(),
             multipliers: (0..out_channels).map(|_| random.multiplier(taps)).collect::<Vec<_>>().leak(),
             quant,
@@ -414,6 +435,42 @@ fn guarded_weights_equal_the_reference_however_many_products_saturate() {
             let guarded = Conv::prepare(isa, &case.params).unwrap().describe().ends_with("guarded");
             assert_eq!(guarded, isa.name() == "avx2", "{} {channels}", isa.name());
             assert!(case.run(isa, Cut::Rows(2), random.chance(2), random.chance(2)) == expected, "{} {channels} {large}", isa.name());
+        }
+    }
+}
+
+/// Several chunks of rows, blocks that share an order, one that keeps its inputs as they are, inputs that change halves.
+#[test]
+fn arranged_inputs_equal_the_reference() {
+    let mut random = Random::new(17);
+    for (width, channels, out) in [(7, 64, 40), (100, 512, 48), (1, 96, 200), (30, 63, 64)] {
+        let mut case = ConvCase::random(&mut random, Kind::Arranged);
+        let output = Layout::new(5, width, out);
+        let mut values = arrangeable(&mut random, out, channels, usize::MAX).to_vec();
+        values[..16 * channels].fill(100);
+        case.params = ConvParams {
+            input: random.place(Layout::new(5, width, channels)),
+            output,
+            stride: [1, 1],
+            dilation: [1, 1],
+            pad: [0, 0],
+            weights: Int8Weights { values: values.leak(), zeros: &[] },
+            bias: vec![-77; out].leak(),
+            multipliers: vec![random.multiplier(channels); out].leak(),
+            residual: Some((random.add_quant(case.params.quant.zero_point), output)),
+            input_zero: 0,
+            ..case.params.clone()
+        };
+        case.residual = Some(random.values(5 * width * out));
+        case.input = random.values(5 * width * channels);
+        let expected = case.expected();
+        for isa in Isa::supported() {
+            let what = Conv::prepare(isa, &case.params).unwrap().describe();
+            assert_eq!(what.contains("arranged"), isa.name() == "avx2", "{what} {channels}");
+            assert!(isa.name() != "avx2" || !what.contains(" 0 % of the weights wide"), "{what}");
+            for cut in [Cut::Rows(2), Cut::Blocks(2)] {
+                assert!(case.run(isa, cut, false, true) == expected, "{what} {width} {channels} {cut:?}");
+            }
         }
     }
 }

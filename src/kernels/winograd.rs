@@ -25,7 +25,7 @@
 
 use super::conv::{Blocks, ConvParams, Grid, Residual, taps_first};
 use super::output::Output;
-use super::pack::{Columns, GROUP, LANES, Style, folded_bias, is_loud};
+use super::pack::{Columns, GROUP, Inputs, LANES, Style, folded_bias, is_loud};
 use super::pantry::{Reader, Writer};
 use super::stored::Aligned;
 use super::{Error, OutputQuant};
@@ -278,7 +278,7 @@ fn outputs(style: &Style, params: &ConvParams, first: usize, weights: &[Vec<i16>
         bias: &params.bias[range.clone()],
         multipliers: &params.multipliers[range],
         input_zero: params.input_zero,
-        guarded: false,
+        inputs: Inputs::AsTheyAre,
     };
     let (center, bias, scale) = ([0; LANES], [0; LANES], [0.0; LANES]);
     let mut outputs = Outputs { channel: first, columns: weights.len(), center, bias, scale };
