@@ -21,6 +21,8 @@ pub(crate) type Arrangement = Arc<Aligned<u8>>;
 const WIDE_COST: usize = 22;
 const COPY_COST: usize = 12;
 const SPLIT_COST: usize = 100;
+/// Of each group that is copied, in the same unit: less than this is lost again where few pixels are copied at once.
+const LEAST_SAVED: usize = 6;
 /// How many blocks may share an order, the most first.
 const SHARED: [usize; 3] = [4, 2, 1];
 
@@ -49,7 +51,7 @@ fn best(next: &[Option<Graph>]) -> Option<(usize, Vec<u8>)> {
         Some((most.checked_sub(split * SPLIT_COST)? / count, count, order))
     });
     let (saved, count, order) = tried.max_by_key(|(saved, ..)| *saved)?;
-    (saved > 0).then_some((count, order))
+    (saved > blocks[0].copied() * LEAST_SAVED).then_some((count, order))
 }
 
 /// A column's weights in this order: as many as there are, and zeros up to a whole group.

@@ -427,6 +427,8 @@ pub struct Conv {
 
 /// Input elements of a chunk: with the widened copy they fill half of a small board's second-level cache.
 const CHUNK_ELEMENTS: usize = 64 << 10;
+/// The same where blocks have them copied: the copy is to stay in the nearest cache beside them.
+const ARRANGED_ELEMENTS: usize = 14 << 10;
 
 impl Conv {
     /// Checks `params` and packs them for `isa`.
@@ -473,8 +475,10 @@ impl Conv {
 
     fn of(isa: Isa, params: &ConvParams, sums: bool, body: Body) -> Conv {
         let kernel_rows = (params.kernel[0] - 1) * params.dilation[0] + 1;
-        let row = params.input.row_stride();
-        let rows = (CHUNK_ELEMENTS / row).saturating_sub(kernel_rows) / params.stride[0] + 1;
+        let (row, height) = (params.input.row_stride(), params.output.height);
+        let arranged = matches!(&body, Body::Dense(dense) if dense.is_arranged());
+        let elements = if arranged { ARRANGED_ELEMENTS } else { CHUNK_ELEMENTS };
+        let rows = (elements / row).saturating_sub(kernel_rows) / params.stride[0] + 1;
         let by_channels = body.blocks() > 1 && body.by_channels(params);
         Conv {
             isa,
@@ -486,7 +490,7 @@ impl Conv {
             stride: params.stride[0],
             origin: params.origin(),
             steps: params.steps(),
-            chunk: rows.min(params.output.height),
+            chunk: height.div_ceil(height.div_ceil(rows)),
             quant: params.quant,
             residual: params.residual,
             sums,
