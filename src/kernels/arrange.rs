@@ -39,7 +39,7 @@ pub(crate) fn arrangements(blocks: impl Iterator<Item = Vec<Vec<i16>>>) -> Vec<O
     found
 }
 
-/// An order, and for how many of the next blocks, with which each saves most; `None` where none saves anything.
+/// An order, and for how many of the next blocks, with which each saves most; `None` where none saves enough.
 fn best(next: &[Option<Graph>]) -> Option<(usize, Vec<u8>)> {
     let blocks: Vec<&Graph> = next.iter().take(SHARED[0]).map_while(Option::as_ref).collect();
     let tried = SHARED.into_iter().filter(|&count| count <= blocks.len()).filter_map(|count| {
