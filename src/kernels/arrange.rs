@@ -5,7 +5,7 @@
 //! pixel's inputs in such an order, 32 at a time, costs less than products of 16 bits do. Blocks share an order, and the copy, where there
 //! is one for all of them.
 
-use super::pack::{GROUP, LANES, PAIR_LIMIT};
+use super::pack::{GROUP, LANES, PAIR_LIMIT, fit_bytes};
 use super::stored::Aligned;
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ struct Graph {
 impl Graph {
     /// `None` where weights are no bytes.
     fn of(columns: &[Vec<i16>]) -> Option<Graph> {
-        if !columns.iter().flatten().all(|&weight| i8::try_from(weight).is_ok()) {
+        if !columns.iter().all(|column| fit_bytes(column)) {
             return None;
         }
         let length = columns.first().map_or(0, Vec::len);
@@ -198,6 +198,7 @@ impl Matching<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pack::NarrowRule;
     use super::super::suite::Random;
     use super::*;
 
@@ -207,8 +208,7 @@ mod tests {
     }
 
     fn keeps(column: &[i16], pair: [usize; 2]) -> bool {
-        let weights = pair.map(|input| column.get(input).copied().unwrap_or(0));
-        weights.iter().map(|w| w.max(&0)).sum::<i16>() <= PAIR_LIMIT && weights.iter().map(|w| w.min(&0)).sum::<i16>() >= -PAIR_LIMIT
+        NarrowRule::Pairs.keeps(&pair.map(|input| column.get(input).copied().unwrap_or(0)))
     }
 
     #[test]

@@ -227,8 +227,8 @@ pub(crate) struct Residual<'a> {
 }
 
 /// One block of output channels over some output rows: the inner loops' unit of work. `input` is the activation's bytes for
-/// narrow weights, in the order of the block's arrangement if it has one, or the same as little-endian 16-bit numbers for wide and mixed ones;
-/// `windows` counts elements either way.
+/// narrow weights, in the order of the block's arrangement if it has one, or the same as little-endian 16-bit numbers for wide and mixed
+/// ones; `windows` counts elements either way.
 pub(crate) struct Strip<'a> {
     pub block: &'a Block,
     pub height: usize,
@@ -839,7 +839,8 @@ fn dense<K: Kernel>(_: K, params: &ConvParams, sums: bool) -> Result<Body, Error
     Ok(Body::Dense(Dense::new(blocks)))
 }
 
-/// How each block is to meet its inputs.
+/// How each block is to meet its inputs. Packing gathers the weights once more: those of a whole layer, in 16 bits, are more than a load
+/// should hold at once.
 fn inputs(style: &Style, params: &ConvParams, sums: bool) -> Vec<Inputs> {
     let (all, mut blocks) = (params.blocks().count(), params.blocks().map(|(_, channels)| block_weights(params, channels)).peekable());
     if style.rule != NarrowRule::Pairs {

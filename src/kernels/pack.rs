@@ -16,9 +16,9 @@
 //! still exact for small inputs, and most are: blocks are **guarded** where that pays; see [`super::guard`]. Elsewhere the inputs are
 //! **arranged** where that leaves few such groups; see [`super::arrange`]. Where neither is, such a group goes to the wide part of a
 //! **mixed** block: the narrow loop adds up the groups that keep the rule, the wide one the rest.
-//! ARM's rule is milder and broken seldom, so there, and where inputs are arranged, a group is **split**: half of each offending weight stays, the rest goes to a
-//! further run over the same input bytes; see [`NarrowRule`]. Blocks where few groups keep the rule are packed wide, which is
-//! always exact.
+//! ARM's rule is milder and broken seldom, so there, and where inputs are arranged, a group is **split**: half of each offending weight
+//! stays, the rest goes to a further run over the same input bytes; see [`NarrowRule`]. Blocks where few groups keep the rule are packed
+//! wide, which is always exact.
 //!
 //! The input's zero point is folded into the bias, the requantization factors lie beside it, both in lane order.
 
@@ -71,8 +71,8 @@ pub(crate) enum Weights {
 }
 
 /// Up to 16 output channels, ready for the inner loop. The constructor establishes what unsafe loops rely on: `weights` hold
-/// exactly `lanes * GROUP` values for each of `groups`, in their order, ceilings, if any, make a [`Guard`], and an arrangement, if any, has a
-/// place for all that groups read.
+/// exactly `lanes * GROUP` values for each of `groups`, in their order, ceilings, if any, make a [`Guard`], and an arrangement, if any,
+/// has a place for all that groups read.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
     /// First output channel.
@@ -321,12 +321,8 @@ pub(crate) fn pack(style: &Style, stretches: &[Stretch], columns: &Columns) -> R
     let own = || groups(stretches, columns.weights, &order[..lanes]);
     let ((offsets, mut weights), ceilings) = match &columns.inputs {
         Inputs::Arranged(places) => (all_narrow(arrange(style.rule, columns.weights, places.as_slice(), &order[..lanes])), None),
-        Inputs::Guarded if own().iter().all(fits_guard) => {
-            let groups = own();
-            let ceilings: Vec<u8> = groups.iter().map(|group| ceiling(&group.weights)).collect();
-            (all_narrow(groups), Some(ceilings))
-        }
-        _ => (choose(style.rule, own()), None),
+        Inputs::Guarded => guarded(style.rule, own()),
+        Inputs::AsTheyAre => (choose(style.rule, own()), None),
     };
     let groups = Arc::new(Groups::new(offsets));
     let inputs = match (ceilings, &columns.inputs) {
@@ -392,6 +388,15 @@ fn groups(stretches: &[Stretch], columns: &[Vec<i16>], order: &[u8]) -> Vec<Grou
     out
 }
 
+/// As bytes, with the ceilings of a [`Guard`], if all groups can have one.
+fn guarded(rule: NarrowRule, groups: Vec<Group>) -> ((Vec<u32>, Weights), Option<Vec<u8>>) {
+    if !groups.iter().all(fits_guard) {
+        return (choose(rule, groups), None);
+    }
+    let ceilings = groups.iter().map(|group| ceiling(&group.weights)).collect();
+    (all_narrow(groups), Some(ceilings))
+}
+
 /// The groups of inputs in the order of an [`Arrangement`], those that break the rule split.
 fn arrange(rule: NarrowRule, columns: &[Vec<i16>], places: &[u8], lanes: &[u8]) -> Vec<Group> {
     let columns: Vec<Vec<i16>> = columns.iter().map(|column| arranged(column, places)).collect();
@@ -401,7 +406,7 @@ fn arrange(rule: NarrowRule, columns: &[Vec<i16>], places: &[u8], lanes: &[u8]) 
 
 /// The groups, behind them a second part of each that breaks the rule.
 fn split_all(rule: NarrowRule, mut groups: Vec<Group>) -> Vec<Group> {
-    let rest: Vec<Group> = groups.iter_mut().filter_map(|group| split(rule, group)).collect();
+    let rest: Vec<Group> = groups.iter_mut().filter(|group| !rule.keeps(&group.weights)).map(|group| split(rule, group)).collect();
     groups.extend(rest);
     groups
 }
@@ -430,7 +435,7 @@ fn fits_guard(group: &Group) -> bool {
     fit_bytes(&group.weights) && group.offset.is_multiple_of(GROUP)
 }
 
-fn fit_bytes(weights: &[i16]) -> bool {
+pub(crate) fn fit_bytes(weights: &[i16]) -> bool {
     weights.iter().all(|&weight| i8::try_from(weight).is_ok())
 }
 
@@ -478,8 +483,8 @@ fn pair_fits(rule: NarrowRule, a: i16, b: i16) -> bool {
     }
 }
 
-/// Halves every offending pair in place and returns the other halves; `None` where none offends.
-fn split(rule: NarrowRule, group: &mut Group) -> Option<Group> {
+/// Halves every offending pair in place and returns the other halves.
+fn split(rule: NarrowRule, group: &mut Group) -> Group {
     let mut rest = vec![0; group.weights.len()];
     for (pair, rest) in group.weights.chunks_exact_mut(2).zip(rest.chunks_exact_mut(2)) {
         if !pair_fits(rule, pair[0], pair[1]) {
@@ -489,7 +494,7 @@ fn split(rule: NarrowRule, group: &mut Group) -> Option<Group> {
             }
         }
     }
-    rest.iter().any(|&w| w != 0).then_some(Group { offset: group.offset, weights: rest })
+    Group { offset: group.offset, weights: rest }
 }
 
 #[cfg(test)]

@@ -207,7 +207,6 @@ impl ConvCase {
         let output_border = random.border(Border::default());
         let taps = channels / groups * kernel[0] * kernel[1];
         let quant = random.quant();
-        let more = random.pick(&[20, 200, usize::MAX]);
         let with_residual = groups != channels.max(2) && random.chance(3);
         let mut params = ConvParams {
             input: random.place(Layout::new(height, width, channels)),
@@ -219,7 +218,10 @@ impl ConvCase {
             groups,
             input_zero: if guarded { i8::MIN + random.range(0..33) as i8 } else { random.value() },
             weights: match kind {
-                Kind::Arranged => Int8Weights { values: arrangeable(random, out_channels, taps, more), zeros: &[] },
+                Kind::Arranged => {
+                    let more = random.pick(&[20, 200, usize::MAX]);
+                    Int8Weights { values: arrangeable(random, out_channels, taps, more), zeros: &[] }
+                }
                 _ => weights(random, out_channels * taps, out_channels),
             },
             bias: (0..out_channels).map(|_| random.range(0..200_000) as i32 - 100_000).collect::<Vec<_>>().leak(),
